@@ -1,0 +1,32 @@
+"""Errors for states that a user has to act on; wrong arguments raise ``ValueError``/``TypeError``."""
+
+__all__ = [
+    "BudgetExceededError",
+    "DatasetUnavailableError",
+    "OffManifoldError",
+    "PrivacyError",
+    "UnsupportedModuleError",
+]
+
+
+class PrivacyError(Exception):
+    """Base of the package's own errors; the command line prints it as one line and exits with 1.
+
+    Write the message as what was found, what is accepted and what to do.
+    """
+
+
+class BudgetExceededError(PrivacyError):
+    """A step would pass the privacy budget, or a run asks for more steps than were planned."""
+
+
+class DatasetUnavailableError(PrivacyError):
+    """A data set is not on this machine and may not be downloaded."""
+
+
+class OffManifoldError(PrivacyError):
+    """Values that cannot be points of the manifold, for example NaN from a diverged training."""
+
+
+class UnsupportedModuleError(PrivacyError):
+    """A module that the chosen method cannot treat correctly."""

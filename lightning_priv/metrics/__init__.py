@@ -1,0 +1,5 @@
+"""``torchmetrics.Metric`` twins of the functions in ``lightning_priv.functional``."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

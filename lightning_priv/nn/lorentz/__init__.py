@@ -1,0 +1,5 @@
+"""Layers of the Lorentz (hyperboloid) model; tensors hold space components, channels first."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
