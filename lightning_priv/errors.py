@@ -1,8 +1,10 @@
-"""Errors for states that a user has to act on; wrong arguments raise ``ValueError``/``TypeError``."""
+"""Errors for states that a user has to act on; wrong arguments raise ``ValueError``."""
 
 __all__ = [
     "BudgetExceededError",
+    "ConfigurationError",
     "DatasetUnavailableError",
+    "DivergenceError",
     "OffManifoldError",
     "PrivacyError",
     "UnsupportedModuleError",
@@ -20,8 +22,16 @@ class BudgetExceededError(PrivacyError):
     """A step would pass the privacy budget, or a run asks for more steps than were planned."""
 
 
+class ConfigurationError(PrivacyError):
+    """Parts that are fine alone but do not fit together, for example a model and a data set."""
+
+
 class DatasetUnavailableError(PrivacyError):
     """A data set is not on this machine and may not be downloaded."""
+
+
+class DivergenceError(PrivacyError):
+    """A training whose loss is no longer a number."""
 
 
 class OffManifoldError(PrivacyError):

@@ -1,0 +1,5 @@
+from . import lorentz as lorentz
+from .hyperbolic_resnet import HyperbolicResNet as HyperbolicResNet
+from .resnet import ResNet as ResNet
+from .small import MLP as MLP
+from .small import SmallCNN as SmallCNN

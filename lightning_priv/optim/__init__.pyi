@@ -1,0 +1,4 @@
+from .groups import parameter_groups as parameter_groups
+from .riemannian import RiemannianAdam as RiemannianAdam
+from .riemannian import RiemannianSGD as RiemannianSGD
+from .schedule import MultiStepLR as MultiStepLR

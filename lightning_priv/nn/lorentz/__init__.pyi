@@ -1,0 +1,16 @@
+from .activation import LorentzActivation as LorentzActivation
+from .activation import LorentzReLU as LorentzReLU
+from .classifier import LorentzMLR as LorentzMLR
+from .classifier import PoincareMLR as PoincareMLR
+from .conv import LorentzConv2d as LorentzConv2d
+from .conv_norm import LorentzConvNorm as LorentzConvNorm
+from .flatten import LorentzFlatten as LorentzFlatten
+from .flatten import LorentzUnflatten as LorentzUnflatten
+from .linear import LorentzLinear as LorentzLinear
+from .manifold import LorentzManifold as LorentzManifold
+from .normalization import LorentzBatchNorm1d as LorentzBatchNorm1d
+from .normalization import LorentzBatchNorm2d as LorentzBatchNorm2d
+from .points import from_point as from_point
+from .points import to_point as to_point
+from .pooling import LorentzGlobalAvgPool2d as LorentzGlobalAvgPool2d
+from .residual import LorentzResidual as LorentzResidual

@@ -1,0 +1,62 @@
+"""Elementary functions that stay exact, with finite gradients, where the textbook form is 0/0."""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Below these arguments the series are exact to float64 rounding (next term < 1e-17).
+_SERIES_SINH = 1e-3
+_SERIES_ASINH = 1e-3
+
+
+def sinhc(q: Tensor) -> Tensor:
+    """sinh(sqrt(q)) / sqrt(q) for q >= 0, smooth at 0; shape and dtype of ``q``."""
+    small = q < _SERIES_SINH
+    root = torch.where(small, torch.ones_like(q), q).sqrt()
+    series = 1 + q / 6 * (1 + q / 20 * (1 + q / 42 * (1 + q / 72)))
+    return torch.where(small, series, torch.sinh(root) / root)
+
+
+def asinhc(q: Tensor) -> Tensor:
+    """asinh(sqrt(q)) / sqrt(q) for q >= 0, smooth at 0; shape and dtype of ``q``."""
+    small = q < _SERIES_ASINH
+    root = torch.where(small, torch.ones_like(q), q).sqrt()
+    series = 1 - q * (1 / 6 - q * (3 / 40 - q * (15 / 336 - q * (105 / 3456 - q * 945 / 42240))))
+    return torch.where(small, series, torch.asinh(root) / root)
+
+
+def atanhc(q: Tensor) -> Tensor:
+    """atanh(sqrt(q)) / sqrt(q) for 0 <= q < 1, smooth at 0; shape and dtype of ``q``."""
+    small = q < _SERIES_ASINH
+    root = torch.where(small, torch.full_like(q, 0.25), q).sqrt()
+    series = 1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q / 11))))
+    return torch.where(small, series, torch.atanh(root) / root)
+
+
+def tanhc(q: Tensor) -> Tensor:
+    """tanh(sqrt(q)) / sqrt(q) for q >= 0, smooth at 0; shape and dtype of ``q``."""
+    small = q < _SERIES_SINH
+    root = torch.where(small, torch.ones_like(q), q).sqrt()
+    series = 1 - q * (1 / 3 - q * (2 / 15 - q * (17 / 315 - q * (62 / 2835 - q * 1382 / 155925))))
+    return torch.where(small, series, torch.tanh(root) / root)
+
+
+def safe_sqrt(q: Tensor) -> Tensor:
+    """sqrt(q) for q >= 0 with gradient 0, not infinity, at q = 0 (the subgradient of a norm)."""
+    zero = q <= 0
+    return torch.where(zero, torch.zeros_like(q), torch.where(zero, torch.ones_like(q), q).sqrt())
+
+
+def root(k: float | Tensor) -> float | Tensor:
+    """sqrt(k) of a curvature parameter given as a number or a scalar tensor."""
+    return k.sqrt() if isinstance(k, Tensor) else math.sqrt(k)
+
+
+def check_k(k: float | Tensor) -> None:
+    """Raise ``ValueError`` unless ``k`` is positive; a tensor is trusted, as reading it waits."""
+    if not isinstance(k, Tensor) and not (k > 0 and math.isfinite(k)):
+        raise ValueError(
+            f"k must be a finite number > 0, got {k}; k is the squared radius, "
+            "the sectional curvature is -1/k (k=2 means curvature -1/2)"
+        )

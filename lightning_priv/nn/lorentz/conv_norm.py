@@ -1,0 +1,101 @@
+"""Lorentz convolution, normalisation, shortcut and ReLU as one unit."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_priv.nn.lorentz._checks import check_channels
+from lightning_priv.nn.lorentz.conv import LorentzConv2d
+from lightning_priv.nn.lorentz.fused import FarFromOriginError, FusedSpec, fused_conv_norm
+from lightning_priv.nn.lorentz.normalization import LorentzBatchNorm2d
+
+__all__ = ["LorentzConvNorm"]
+
+
+class LorentzConvNorm(nn.Module):
+    """relu( norm( conv(x) ) + skip ): the unit of which Lorentz ResNets are made.
+
+    In training it runs as one autograd Function (``fused.py``), several times leaner than the
+    layers one by one and equal to them to rounding. The layers are called one by one in evaluation,
+    under autocast or ``torch.compile``, with a learnable k, with hooks on them, far from the origin
+    (the two-pass form), and if ``fused`` is false. The fused form has no second derivative.
+
+    Args:
+        conv: the convolution.
+        norm: the normalisation, or ``nn.Identity()``.
+        activation: apply ReLU at the end.
+        fused: allow the fused form.
+
+    Shape:
+        Input (B, C_in, H, W); skip, if given, and output (B, C_out, H', W'): space components.
+    """
+
+    def __init__(
+        self, conv: LorentzConv2d, norm: nn.Module, activation: bool = True, fused: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+        self.activation = activation
+        self.fused = fused
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Feature map, and optionally a shortcut, to feature map."""
+        if self._can_fuse(x):
+            try:
+                return self._forward_fused(x, skip)
+            except FarFromOriginError:
+                pass  # nothing was changed; the layers below have the form for it
+        y = self.norm(self.conv(x))
+        if skip is not None:
+            y = y + skip
+        return torch.relu(y) if self.activation else y
+
+    def _can_fuse(self, x: Tensor) -> bool:
+        return (
+            self.fused
+            and self.training
+            and isinstance(self.norm, LorentzBatchNorm2d)
+            and self.norm.stable is not True
+            and self.norm.manifold is self.conv.manifold
+            and not self.conv.manifold.learnable
+            and x.dtype in (torch.float32, torch.float64)
+            and not torch.is_autocast_enabled(x.device.type)
+            and not torch.compiler.is_compiling()
+            and not any(
+                layer._forward_hooks
+                or layer._forward_pre_hooks
+                or layer._backward_hooks
+                or layer._backward_pre_hooks
+                for layer in (self.conv, self.norm)
+            )
+        )
+
+    def _forward_fused(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        conv, norm = self.conv, self.norm
+        assert isinstance(norm, LorentzBatchNorm2d)
+        check_channels(x, conv.in_channels, (4,), "LorentzConv2d", 1)
+        norm.check_batch(x.shape[0] * _positions(conv, x))
+        spec = FusedSpec(
+            float(conv.manifold.k),
+            norm.eps,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            self.activation,
+            always_one_pass=norm.stable is False,
+        )
+        y, mean, spread = fused_conv_norm(
+            x, conv.weight, conv.time_weight, conv.bias, norm.beta[1:], norm.gamma, skip, spec
+        )
+        norm.update_running_statistics(mean, spread)
+        return y
+
+
+def _positions(conv: LorentzConv2d, x: Tensor) -> int:
+    count = 1
+    for size, kernel, stride, padding, dilation in zip(
+        x.shape[2:], conv.kernel_size, conv.stride, conv.padding, conv.dilation, strict=True
+    ):
+        count *= (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    return count

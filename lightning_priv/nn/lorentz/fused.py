@@ -1,0 +1,357 @@
+"""One autograd Function for convolution + batch norm (+ shortcut) (+ ReLU) in space components.
+
+Written out, the layers keep many full-size tensors for the backward pass and walk over them again
+and again. The scalar structure of the boost form (``functional/lorentz_norm.py``) allows an
+analytic backward pass that keeps only the input x, the convolution's output z, the result y (x and
+y are shared with the neighbouring layers) and four numbers for each position: what a Euclidean
+conv + batch norm + ReLU keeps. Every step below is a plain tensor operation; the derivation stands
+beside it. Equality with autograd of the separate layers is tested in float64.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812
+
+from lightning_priv.errors import OffManifoldError
+from lightning_priv.functional._stable import asinhc, safe_sqrt, sinhc
+from lightning_priv.functional.window import window_sum
+
+__all__ = ["FarFromOriginError", "FusedSpec", "fused_conv_norm"]
+
+_MAX_RADIUS = 10.0  # as in lorentz_normalize
+_FAR_OUT = 2.0  # |mean| above which the two-pass form is needed; see LorentzBatchNorm2d
+_FLOOR = 1e-8  # as in centroid_space
+
+
+class FarFromOriginError(ArithmeticError):
+    """The mean lies so far out that this one-pass form would lose digits; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedSpec:
+    """What is not a tensor: curvature, epsilon, geometry of the convolution, ReLU or not."""
+
+    k: float
+    eps: float
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    activation: bool
+    always_one_pass: bool = False
+
+
+def fused_conv_norm(
+    x: Tensor,
+    weight: Tensor,
+    time_weight: Tensor,
+    bias: Tensor | None,
+    beta: Tensor,
+    gamma: Tensor,
+    skip: Tensor | None,
+    spec: FusedSpec,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """relu( batch_norm( lorentz_conv(x) ) + skip ) in training mode.
+
+    Args:
+        x: space components, shape (B, C_in, H, W).
+        weight: shape (C_out, C_in, kh, kw).
+        time_weight: shape (C_out,).
+        bias: shape (C_out,) or None.
+        beta: space components of the new centre, shape (C_out,).
+        gamma: target spread, shape (1,).
+        skip: added before the ReLU, shape of the output, or None.
+        spec: everything else.
+
+    Returns:
+        The output, shape (B, C_out, H', W'), and, without gradient, the batch mean (C_out,) and
+        the spread (1,) for the running statistics.
+
+    Raises:
+        FarFromOriginError: if the mean's space norm exceeds 2; call the separate layers.
+        OffManifoldError: if the convolution's output holds NaN or infinite values.
+    """
+    return _FusedConvNorm.apply(x, weight, time_weight, bias, beta, gamma, skip, spec)
+
+
+def _sums(q: Tensor, spec: FusedSpec) -> Tensor:
+    return window_sum(q, spec.kernel_size, spec.stride, spec.padding, spec.dilation)
+
+
+@dataclass(slots=True)
+class _Scalars:
+    """Numbers of one layer: floats on the CPU (no tiny kernels), scalar tensors elsewhere."""
+
+    mm: Any  # |m|^2
+    bb: Any  # |b|^2
+    mb: Any  # m.b
+    mu0: Any  # time of the mean
+    b0: Any  # time of beta
+    gain: Any = 0.0  # G = gamma / (spread + eps)
+    denominator: Any = 1.0  # spread + eps
+
+
+def _read(values: Tensor) -> list[Any]:
+    return values.tolist() if values.device.type == "cpu" else list(values.unbind())
+
+
+def _scalars(mean: Tensor, beta: Tensor, spec: FusedSpec) -> _Scalars:
+    mm, bb, mb = _read(torch.stack([mean @ mean, beta @ beta, mean @ beta]))
+    if not spec.always_one_pass:
+        size = float(mm)
+        if size != size or size == float("inf"):
+            raise OffManifoldError(
+                "the input of a Lorentz convolution and batch norm led to NaN or infinite values; "
+                "check the input data, lower the learning rate or clip the gradients"
+            )
+        if size > _FAR_OUT**2:
+            raise FarFromOriginError
+    return _Scalars(mm, bb, mb, (mm + spec.k) ** 0.5, (bb + spec.k) ** 0.5)
+
+
+@dataclass(slots=True)
+class _Maps:
+    """Numbers of each position, shape (B, 1, P), recomputed in the backward pass."""
+
+    t: Tensor  # time of z
+    c: Tensor  # the boost is s' = z + c m
+    n2: Tensor  # N = |s'|^2
+    n: Tensor  # |s'|
+    reach: Tensor  # asinh(n/r) / (n/r)
+    angle: Tensor  # A = asinh(n/r), the distance to the mean in units of r
+
+
+def _maps(m_dot: Tensor, p2: Tensor, sc: _Scalars, k: float) -> _Maps:
+    r = k**0.5
+    t = (p2 + k).sqrt_()
+    c = m_dot / (r * (r + sc.mu0)) - t / r
+    n2 = (p2 + c * (2 * m_dot + c * sc.mm)).clamp_min_(0)
+    n = safe_sqrt(n2)
+    reach = asinhc(n2 / k)
+    return _Maps(t, c, n2, n, reach, n * reach / r)
+
+
+def _radial(maps: _Maps, gain: Any, r: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Rho, where it is cut, and h = r sinh(rho)/|s'| (finite at |s'| = 0)."""
+    free = maps.angle * gain
+    rho = free.clamp(-_MAX_RADIUS, _MAX_RADIUS)
+    cut = rho != free
+    h = sinhc(rho.square()).mul_(maps.reach).mul_(gain)
+    return rho, cut, torch.where(cut, r * rho.sinh() / torch.where(cut, maps.n, 1.0), h)
+
+
+class _FusedConvNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        time_weight: Tensor,
+        bias: Tensor | None,
+        beta: Tensor,
+        gamma: Tensor,
+        skip: Tensor | None,
+        spec: FusedSpec,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        k = spec.k
+        r = k**0.5
+        # convolution with its time term
+        time = (_sums(x.square().sum(1, keepdim=True), spec) + k).sqrt_()
+        z = F.conv2d(x, weight, bias, spec.stride, spec.padding, spec.dilation)
+        z.addcmul_(time, time_weight[:, None, None])
+        shape = z.shape
+        z = z.flatten(2)
+        buffer = z * z
+        p2 = buffer.sum(1, keepdim=True)
+
+        # centroid of the images' centroids
+        image_s, image_t = z.mean(2), (p2 + k).sqrt_().mean(2)
+        inner = image_s * _inverse_length(image_s, image_t, r)
+        total_s, total_t = inner.mean(0), (inner.square().sum(1) + k).sqrt_().mean()
+        mean = total_s * _inverse_length(total_s, total_t, r)
+
+        sc = _scalars(mean, beta, spec)
+        dots = torch.bmm(torch.stack([mean, beta]).expand(len(z), -1, -1), z)
+        m_dot, b_dot = dots[:, :1], dots[:, 1:]
+        maps = _maps(m_dot, p2, sc, k)
+        spread = maps.angle.mean().mul_(r).reshape(1)
+        gamma_value, spread_value = _read(torch.cat([gamma, spread]))
+        sc.denominator = spread_value + spec.eps
+        sc.gain = gamma_value / sc.denominator
+        rho, _, h = _radial(maps, sc.gain, r)
+        e = (b_dot + maps.c * sc.mb).mul_(h).div_(r * (r + sc.b0)).add_(rho.cosh())
+
+        # rank-two update, in the buffer that held z^2
+        y = torch.mul(z, h, out=buffer)
+        y.addcmul_(h * maps.c, mean[:, None]).addcmul_(e, beta[:, None])
+        y = y.view(shape)
+        if skip is not None:
+            y.add_(skip)
+        if spec.activation:
+            y.relu_()
+
+        ctx.spec, ctx.scalars, ctx.has_skip, ctx.has_bias = (
+            spec, sc, skip is not None, bias is not None,
+        )  # fmt: skip
+        pixel = torch.cat([dots, p2], dim=1)
+        image = torch.cat([image_s, image_t], dim=1)
+        ctx.save_for_backward(
+            x, z, y if spec.activation else None, time, pixel, image, mean, weight, time_weight,
+            beta, gamma,
+        )  # fmt: skip
+        ctx.mark_non_differentiable(mean, spread)
+        ctx.set_materialize_grads(False)
+        return y, mean, spread
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if gy is None:
+            return (None,) * 8
+        spec, sc = ctx.spec, ctx.scalars
+        x, z, y, time, pixel, image, mean, weight, time_weight, beta, gamma = ctx.saved_tensors
+        k = spec.k
+        r = k**0.5
+        shape = gy.shape
+        g = (torch.ops.aten.threshold_backward(gy, y, 0) if spec.activation else gy).flatten(2)
+        batch, positions = g.shape[0], g.shape[2]
+        m_dot, b_dot, p2 = pixel[:, :1], pixel[:, 1:2], pixel[:, 2:]
+        maps = _maps(m_dot, p2, sc, k)
+        rho, cut, h = _radial(maps, sc.gain, r)
+        c, cosh = maps.c, rho.cosh()
+        hc = h * c
+
+        # y = h z + (h c) m + e b
+        buffer = g * z
+        gh = buffer.sum(1, keepdim=True)
+        g_dots = torch.bmm(torch.stack([mean, beta]).expand(batch, -1, -1), g)
+        gm_dot, ge = g_dots[:, :1], g_dots[:, 1:]
+        gh = gh + c * gm_dot
+        gc = h * gm_dot
+        # e = h b'/(r (r + b0)) + cosh(rho), b' = b.z + c (m.b)
+        inv_b = 1 / (r * (r + sc.b0))
+        b_prime = b_dot + c * sc.mb
+        gh = gh + ge * (b_prime * inv_b)
+        gb_dot = ge * (h * inv_b)
+        gc = gc + gb_dot * sc.mb
+        g_mb = (gb_dot * c).sum()
+        g_inv_b = (ge * h * b_prime).sum()
+        # h and cosh(rho) depend on N = |s'|^2 and, through the gain, on the spread
+        dh_dn2, dcosh_dn2 = _radial_derivatives(maps, sc.gain, h, cosh, cut, k)
+        gn2 = gh * dh_dn2 + ge * dcosh_dn2
+        d_gain = gh * maps.reach * cosh + ge * maps.angle * rho.sinh()
+        g_gain = torch.where(cut, 0.0, d_gain).sum()
+        g_spread = -g_gain * (sc.gain / sc.denominator)
+        # spread = r mean(A), dA/dN = 1/(2 n sqrt(k + N)); 0 where n = 0
+        at_mean = maps.n == 0
+        slope = (2 * torch.where(at_mean, 1.0, maps.n) * (maps.n2 + k).sqrt_()).reciprocal_()
+        gn2 = gn2 + torch.where(at_mean, 0.0, slope) * (g_spread * (r / (batch * positions)))
+        # N = |z|^2 + c (2 m.z + c |m|^2)
+        gm_dot_total = 2 * c * gn2
+        gc = gc + gn2 * (2 * m_dot + 2 * c * sc.mm)
+        g_mm = (gn2 * c.square()).sum()
+        # c = m.z / (r (r + mu0)) - t/r
+        inv_m = 1 / (r * (r + sc.mu0))
+        gm_dot_total = gm_dot_total + gc * inv_m
+        gt = gc * (-1 / r)
+        g_mm = g_mm - (gc * m_dot).sum() * (r * inv_m**2 / (2 * sc.mu0))
+
+        # gradients of the mean and of beta (without the mean's own dependence on z)
+        e = h * b_prime * inv_b + cosh
+        from_g = torch.bmm(torch.cat([hc, e], 1), g.mT)
+        from_z = torch.bmm(torch.cat([gm_dot_total, gb_dot], 1), z.mT)
+        g_mean, g_beta = (from_g + from_z).sum(0)
+        g_mean = g_mean + g_mb * beta + 2 * g_mm * mean
+        g_beta = g_beta + g_mb * mean - (g_inv_b * (r * inv_b**2 / sc.b0)) * beta
+
+        # mean of images' centroids, then each centroid, back to sums over z and t
+        g_image_s, g_image_t = _centroids_backward(g_mean, image, k)
+        gt = gt + (g_image_t / positions).unsqueeze(2)
+        gp2 = gn2 + gt / (2 * maps.t)
+
+        # gradient of z, in one buffer
+        gz = torch.mul(g, h, out=buffer)
+        gz.addcmul_(2 * gp2, z).addcmul_(gm_dot_total, mean[:, None])
+        gz.addcmul_(gb_dot, beta[:, None]).add_((g_image_s / positions).unsqueeze(2))
+
+        # z = conv(x) + bias + w_t T
+        flat_time = time.flatten(2)
+        rows = torch.cat([flat_time, torch.ones_like(flat_time)], 1)
+        g_time_weight, g_bias = torch.bmm(rows, gz.mT).sum(0)
+        g_time = torch.bmm(time_weight.expand(batch, 1, -1), gz).view(time.shape)
+        gx, g_weight, _ = torch.ops.aten.convolution_backward(
+            gz.view(shape), x, weight, None, spec.stride, spec.padding, spec.dilation, False,
+            [0, 0], 1, [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
+        )  # fmt: skip
+        if ctx.needs_input_grad[0]:
+            gq = _window_sum_backward(g_time / (2 * time), x, spec)
+            gx = gx.addcmul_(x, gq.mul_(2))
+        return (
+            gx,
+            g_weight,
+            g_time_weight,
+            g_bias if ctx.has_bias else None,
+            g_beta,
+            (g_gain / sc.denominator).reshape(1).to(gamma.dtype),
+            g.view(shape) if ctx.has_skip else None,
+            None,
+        )
+
+
+def _inverse_length(s: Tensor, t: Tensor, r: float) -> Tensor:
+    """R / sqrt(t^2 - |s|^2) of the sums of a centroid."""
+    return (t.square() - s.square().sum(-1, keepdim=True)).clamp_min_(_FLOOR).rsqrt_().mul_(r)
+
+
+def _radial_derivatives(
+    maps: _Maps, gain: Any, h: Tensor, cosh: Tensor, cut: Tensor, k: float
+) -> tuple[Tensor, Tensor]:
+    """dh/dN and dcosh(rho)/dN at fixed gain G, with u = N/k and h = sinh(G asinh(sqrt u))/sqrt u.
+
+    dh/du = (G cosh(rho)/sqrt(1 + u) - h)/(2u), a difference of equal numbers at u -> 0: there the
+    series h = G (1 + (G^2-1) u/3! + (G^2-1)(G^2-9) u^2/5! + ...) is used. Where rho is cut,
+    h = const/sqrt(u).
+    """
+    u = maps.n2 / k
+    g2 = gain * gain
+    near = u * (1 + g2) < 1e-3
+    safe = torch.where(near, 1.0, u)
+    a1 = gain * (g2 - 1) / 6
+    a2 = a1 * (g2 - 9) / 20
+    a3 = a2 * (g2 - 25) / 42
+    a4 = a3 * (g2 - 49) / 72
+    series = a1 + u * (2 * a2 + u * (3 * a3 + u * (4 * a4)))
+    one_plus = (1 + u).sqrt()
+    exact = (gain * cosh / one_plus - h) / (2 * safe)
+    dh = torch.where(near, series, exact)
+    dh = torch.where(cut, -h / (2 * safe), dh) / k
+    dcosh = torch.where(cut, 0.0, gain * h / (2 * k * one_plus))
+    return dh, dcosh
+
+
+def _centroids_backward(g_mean: Tensor, image: Tensor, k: float) -> tuple[Tensor, Tensor]:
+    """Gradient of the mean, shape (C,), to each image's averages of s (B, C) and t (B, 1).
+
+    The maps are (B, C)-sized, so autograd on a fresh graph costs next to nothing.
+    """
+    r = k**0.5
+    with torch.enable_grad():
+        image = image.detach().requires_grad_()
+        s, t = image[:, :-1], image[:, -1:]
+        inner = s * (t.square() - s.square().sum(1, keepdim=True)).clamp_min(_FLOOR).rsqrt() * r
+        total_s, total_t = inner.mean(0), (inner.square().sum(1) + k).sqrt().mean()
+        mean = total_s * (total_t.square() - total_s @ total_s).clamp_min(_FLOOR).rsqrt() * r
+        (grad,) = torch.autograd.grad(mean, image, g_mean)
+    return grad[:, :-1], grad[:, -1:]
+
+
+def _window_sum_backward(g: Tensor, x: Tensor, spec: FusedSpec) -> Tensor:
+    """Transpose of the window sums, shape (B, 1, H, W)."""
+    with torch.enable_grad():
+        q = x.new_zeros(x.shape[0], 1, *x.shape[2:]).requires_grad_()
+        (gq,) = torch.autograd.grad(_sums(q, spec), q, g)
+    return gq

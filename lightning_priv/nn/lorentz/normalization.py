@@ -1,0 +1,170 @@
+"""Lorentz batch normalisation."""
+
+import torch
+from geoopt import ManifoldParameter
+from torch import Tensor, nn
+
+from lightning_priv.errors import OffManifoldError
+from lightning_priv.functional._stable import asinhc, sinhc
+from lightning_priv.functional.lorentz_norm import lorentz_channel_mean, lorentz_normalize
+from lightning_priv.functional.lorentz_sets import centroid_space
+from lightning_priv.nn.lorentz._base import LorentzModule
+from lightning_priv.nn.lorentz._checks import check_channels
+from lightning_priv.nn.lorentz.manifold import LorentzManifold
+
+__all__ = ["LorentzBatchNorm1d", "LorentzBatchNorm2d"]
+
+# |mean| from which the one-pass form starts to lose more than four digits of float32.
+_FAR_OUT = 2.0
+
+
+class _LorentzBatchNorm(LorentzModule):
+    """Batch normalisation of space components (B, C) or (B, C, *); see ``LorentzBatchNorm2d``."""
+
+    _dims: tuple[int, ...] = ()
+    running_mean: Tensor
+    running_spread: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        manifold: LorentzManifold | None = None,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        stable: bool | None = None,
+    ) -> None:
+        super().__init__(manifold)
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.stable = stable
+        self.beta = ManifoldParameter(
+            self.manifold.origin(num_features + 1, dtype=torch.get_default_dtype()),
+            manifold=self.manifold,
+        )
+        self.gamma = nn.Parameter(torch.ones(1))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_spread", torch.ones(1))
+
+    def forward(self, s: Tensor) -> Tensor:
+        """Space components, shape (B, C) or (B, C, H, W), to the same shape."""
+        check_channels(s, self.num_features, self._dims, type(self).__name__, 1)
+        points = s.flatten(2) if s.dim() > 2 else s.unsqueeze(2)
+        if self.training:
+            self.check_batch(points.shape[0] * points.shape[2])
+        with torch.autocast(s.device.type, enabled=False):
+            if points.dtype in (torch.float16, torch.bfloat16):
+                points = points.float()
+            return self._normalize(points).view(s.shape)
+
+    def check_batch(self, values: int) -> None:
+        """Raise ``ValueError`` unless there is more than one value per channel."""
+        if values <= 1:
+            raise ValueError(
+                f"{type(self).__name__}({self.num_features}) needs more than one value per channel "
+                f"in training, got {values}; use a larger batch, drop_last, or call .eval()"
+            )
+
+    def _normalize(self, points: Tensor) -> Tensor:
+        k = self.k
+        if self.training:
+            mean, spread = lorentz_channel_mean(points, k), None
+        else:
+            mean, spread = _exp_origin(self.running_mean, k), self.running_spread
+        y, spread = lorentz_normalize(
+            points,
+            mean,
+            self.beta[1:],
+            self.gamma,
+            spread,
+            k,
+            eps=self.eps,
+            stable=self._use_stable(mean),
+        )
+        if self.training:
+            self.update_running_statistics(mean.detach(), spread.detach())
+        return y
+
+    def _use_stable(self, mean: Tensor) -> bool:
+        if self.stable is not None:
+            return self.stable
+        if torch.compiler.is_compiling():
+            return True  # no value may be read here
+        far = float(mean.detach().norm())
+        if far != far:
+            raise OffManifoldError(
+                f"{type(self).__name__}({self.num_features}) got NaN or infinite values; "
+                "check the input data, lower the learning rate or clip the gradients"
+            )
+        return far > _FAR_OUT
+
+    @torch.no_grad()
+    def update_running_statistics(self, mean: Tensor, spread: Tensor) -> None:
+        """Move the running statistics towards those of a batch.
+
+        Args:
+            mean: space components of the batch mean, shape (num_features,).
+            spread: mean distance to it, shape (1,).
+        """
+        k = self.k
+        old = _exp_origin(self.running_mean, k)
+        pair = torch.stack([old, mean])
+        weights = pair.new_tensor([1 - self.momentum, self.momentum])
+        times = (pair.square().sum(1) + k).sqrt()
+        new = centroid_space(weights @ pair, (weights @ times).reshape(1), k)
+        self.running_mean.copy_(_log_origin(new, k))
+        self.running_spread.lerp_(spread.to(self.running_spread.dtype), self.momentum)
+
+    def extra_repr(self) -> str:
+        """Fields shown by ``repr``."""
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+
+class LorentzBatchNorm2d(_LorentzBatchNorm):
+    """Lorentz batch normalisation of feature maps (Bdeir et al. 2024, section 4).
+
+    Training: the mean is the centroid of the images' centroids, the spread the mean *distance* to
+    it (the published code; its text speaks of a Fréchet variance); points are centred at the mean,
+    scaled by gamma/(spread + eps) in the tangent space at the origin and centred at beta.
+    Evaluation uses running statistics: a tangent vector at the origin and a spread.
+    Statistics are those of the local batch: under DDP every rank has its own.
+
+    Args:
+        num_features: space channels.
+        manifold: shared manifold; default k = 1.
+        eps: added to the spread.
+        momentum: weight of the new batch in the running statistics.
+        stable: ``True`` always uses the two-pass form, exact far from the origin, ``False`` never;
+            ``None`` decides by the radius of the mean, which reads one number from the device for
+            every call (and thereby notices NaN).
+
+    Shape:
+        Input and output (B, num_features, H, W): space components.
+
+    Raises:
+        ValueError: on a wrong shape, or one value per channel in training.
+        OffManifoldError: if the input holds NaN or infinite values (unless ``stable`` is given).
+
+    Example:
+        >>> LorentzBatchNorm2d(3)(torch.randn(2, 3, 4, 4)).shape
+        torch.Size([2, 3, 4, 4])
+    """
+
+    _dims = (4,)
+
+
+class LorentzBatchNorm1d(_LorentzBatchNorm):
+    """Lorentz batch normalisation of vectors (B, C) or sequences (B, C, L).
+
+    Arguments and formulas as in ``LorentzBatchNorm2d``.
+    """
+
+    _dims = (2, 3)
+
+
+def _exp_origin(v: Tensor, k: float | Tensor) -> Tensor:
+    return v * sinhc(v.square().sum(-1, keepdim=True) / k)
+
+
+def _log_origin(s: Tensor, k: float | Tensor) -> Tensor:
+    return s * asinhc(s.square().sum(-1, keepdim=True) / k)

@@ -1,0 +1,52 @@
+"""Parameter groups of the HCNN recipe."""
+
+from typing import Any
+
+from geoopt import ManifoldParameter
+from torch import nn
+
+from lightning_priv.nn.lorentz.manifold import LorentzManifold
+
+__all__ = ["parameter_groups"]
+
+
+def parameter_groups(
+    module: nn.Module, lr: float, manifold_lr_scale: float = 0.2, k_lr: float = 1e-4
+) -> list[dict[str, Any]]:
+    """Split parameters into the groups ``euclidean``, ``manifold`` and ``curvature``.
+
+    Points of a manifold (the betas of Lorentz batch norms) learn at ``manifold_lr_scale * lr``; a
+    learnable curvature learns at ``k_lr`` without weight decay (Bdeir et al. 2024, official code).
+    Empty groups are left out.
+
+    Args:
+        module: the network.
+        lr: learning rate of all other parameters.
+        manifold_lr_scale: factor for points of a manifold.
+        k_lr: learning rate of learnable curvatures.
+
+    Returns:
+        Parameter groups with the keys ``params``, ``lr``, ``name`` (and ``weight_decay``).
+
+    Raises:
+        ValueError: if the module has no trainable parameter.
+    """
+    curvatures = {
+        id(p) for m in module.modules() if isinstance(m, LorentzManifold) for p in m.parameters()
+    }
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    if not trainable:
+        raise ValueError("the module has no parameter that requires a gradient")
+    curvature = [p for p in trainable if id(p) in curvatures]
+    manifold = [p for p in trainable if isinstance(p, ManifoldParameter)]
+    special = {id(p) for p in curvature + manifold}
+    groups: list[dict[str, Any]] = [
+        {
+            "name": "euclidean",
+            "params": [p for p in trainable if id(p) not in special],
+            "lr": lr,
+        },
+        {"name": "manifold", "params": manifold, "lr": lr * manifold_lr_scale},
+        {"name": "curvature", "params": curvature, "lr": k_lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
