@@ -1,0 +1,17 @@
+from .mse import expected_mse as expected_mse
+from .mse import mse_cdf as mse_cdf
+from .mse import mse_logcdf as mse_logcdf
+from .mse import mse_logpdf as mse_logpdf
+from .mse import mse_logsf as mse_logsf
+from .mse import mse_pdf as mse_pdf
+from .mse import mse_quantile as mse_quantile
+from .mse import mse_sf as mse_sf
+from .mse import mse_var as mse_var
+from .psnr import expected_psnr as expected_psnr
+from .psnr import psnr_cdf as psnr_cdf
+from .psnr import psnr_logcdf as psnr_logcdf
+from .psnr import psnr_logsf as psnr_logsf
+from .psnr import psnr_pdf as psnr_pdf
+from .psnr import psnr_quantile as psnr_quantile
+from .psnr import psnr_sf as psnr_sf
+from .psnr import psnr_std as psnr_std
