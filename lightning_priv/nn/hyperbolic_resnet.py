@@ -54,6 +54,7 @@ class HyperbolicResNet(nn.Module):
         ValueError: for an unknown variant or depth, k <= 0, or options that do not go together.
 
     Example:
+        >>> import torch
         >>> net = HyperbolicResNet(10, num_classes=4, variant="l", width=4)
         >>> net(torch.randn(2, 3, 8, 8)).shape
         torch.Size([2, 4])
@@ -78,6 +79,8 @@ class HyperbolicResNet(nn.Module):
             raise ValueError(f"variant must be one of e, el, ep, l, got {variant!r}")
         if learn_k and variant in ("e", "ep"):
             raise ValueError(f"learn_k has no meaning for variant {variant!r}; use el or l")
+        if not clip_r > 0:
+            raise ValueError(f"clip_r must be > 0, got {clip_r}")
         self.variant = variant
         self.in_channels = in_channels
         self.clip_r = clip_r

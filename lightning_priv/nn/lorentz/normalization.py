@@ -146,6 +146,7 @@ class LorentzBatchNorm2d(_LorentzBatchNorm):
         OffManifoldError: if the input holds NaN or infinite values (unless ``stable`` is given).
 
     Example:
+        >>> import torch
         >>> LorentzBatchNorm2d(3)(torch.randn(2, 3, 4, 4)).shape
         torch.Size([2, 3, 4, 4])
     """
