@@ -82,6 +82,8 @@ class ClassificationDataModule(LightningDataModule):
             raise ValueError(
                 f"num_workers={num_workers}: give 0 (load in the main process) or more"
             )
+        if not 0 <= split_seed < 2**32:
+            raise ValueError(f"split_seed={split_seed}: give a whole number from 0 to 2**32 - 1")
         check_size(val_size, "val_size")
         self.save_hyperparameters()
         self.batch_size = batch_size

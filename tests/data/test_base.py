@@ -178,6 +178,7 @@ def test_batches_are_pairs_unless_indexed() -> None:
         ({"batch_size": 0}, "batch_size=0: give a whole number of at least 1"),
         ({"batch_size": -4}, "batch_size=-4"),
         ({"num_workers": -1}, "num_workers=-1: give 0"),
+        ({"split_seed": -1}, "split_seed=-1: give a whole number from 0"),
         ({"val_size": -0.1}, "val_size=-0.1: give a fraction"),
         ({"val_size": 1.0}, "val_size=1.0: give a fraction"),
         ({"val_size": -3}, "val_size=-3: give a fraction"),
