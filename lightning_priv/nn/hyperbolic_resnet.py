@@ -99,7 +99,7 @@ class HyperbolicResNet(nn.Module):
         if self.variant == "e":
             return nn.Linear(features, num_classes)
         if self.variant == "ep":
-            return PoincareMLR(features, num_classes, c=1 / float(self.manifold.k))
+            return PoincareMLR(features, num_classes, c=1 / float(self.manifold.value))
         return LorentzMLR(features, num_classes, self.manifold)
 
     def features(self, x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class HyperbolicResNet(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             h = clip_norm(h.to(next(self.head.parameters()).dtype), self.clip_r)
             if self.variant == "ep":
-                return ball_exp_map_origin(h, 1 / float(self.manifold.k))
+                return ball_exp_map_origin(h, 1 / float(self.manifold.value))
             return exp_map_origin(h, self.manifold.value)[..., 1:]
 
     def forward(self, x: Tensor) -> Tensor:

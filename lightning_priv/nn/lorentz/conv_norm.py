@@ -76,7 +76,7 @@ class LorentzConvNorm(nn.Module):
         check_channels(x, conv.in_channels, (4,), "LorentzConv2d", 1)
         norm.check_batch(x.shape[0] * _positions(conv, x))
         spec = FusedSpec(
-            float(conv.manifold.k),
+            float(conv.manifold.value),
             norm.eps,
             conv.kernel_size,
             conv.stride,
