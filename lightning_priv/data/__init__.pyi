@@ -1,0 +1,17 @@
+from .arrays import ArrayDataset as ArrayDataset
+from .arrays import collate_rows as collate_rows
+from .augmentation import RandomCropFlip as RandomCropFlip
+from .augmentation import Scale as Scale
+from .base import ClassificationDataModule as ClassificationDataModule
+from .base import Samples as Samples
+from .cifar import CIFAR10 as CIFAR10
+from .cifar import CIFAR100 as CIFAR100
+from .digits import Digits as Digits
+from .faces import LFWFaces as LFWFaces
+from .loading import ResumableLoader as ResumableLoader
+from .mnist import MNIST5k as MNIST5k
+from .patches import PhotoPatches as PhotoPatches
+from .sampling import EpochSampler as EpochSampler
+from .sampling import ShardSampler as ShardSampler
+from .tables import BreastCancer as BreastCancer
+from .tables import Wine as Wine
