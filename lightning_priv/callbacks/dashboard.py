@@ -170,7 +170,7 @@ def results_table(measured: dict[str, float], targets: list[Target], title: str 
         title: title of the table.
     """
     target = {t.metric: t for t in targets}
-    keys = [key for key in measured if not key.endswith(SUFFIX)]
+    keys = [key for key in measured if not key.endswith((SUFFIX, "_step"))]
     columns: dict[str, list[Any]] = {"metric": list(keys), "measured": [measured[k] for k in keys]}
     baseline = [measured.get(key + SUFFIX) for key in keys]
     if any(value is not None for value in baseline):

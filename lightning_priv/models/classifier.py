@@ -22,7 +22,8 @@ __all__ = ["Classifier"]
 class Classifier(LightningModule):
     """Single-label classification: loss, accuracy, calibration error, predictions with sample ids.
 
-    Logs ``train/loss``, ``train/accuracy`` and, for validation and test, loss, accuracy and ece.
+    Logs loss and accuracy of each epoch, for validation and test also the calibration error ``ece``
+    (``train/loss``, ``train/accuracy``, ``val/ece``, ...), and ``train/loss_step`` of single steps.
     Batches are (x, y) or (x, y, index). Before the first step the network is tried on zeros of the
     data module's ``input_shape`` and its ``num_classes`` is compared.
 
@@ -69,7 +70,7 @@ class Classifier(LightningModule):
         self.manifold_lr_scale = manifold_lr_scale
         self.k_lr = k_lr
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.train_loss, self.val_loss, self.test_loss = (MeanMetric() for _ in range(3))
         scores = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -133,7 +134,9 @@ class Classifier(LightningModule):
                 "learning rate, clip gradients (trainer.gradient_clip_val), or check the inputs"
             )
         self.train_accuracy(logits, y)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(y))
+        self.train_loss(loss.detach(), weight=len(y))
+        self.log("train/loss_step", loss, on_step=True, prog_bar=True, batch_size=len(y))
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
 

@@ -69,7 +69,7 @@ def test_training_lowers_the_loss_and_logs():
     run.fit(model, Blobs())
     logged = run.callback_metrics
     assert logged["val/loss"] < before["val/loss"] - 0.3
-    assert {"train/loss", "train/accuracy", "val/accuracy", "val/ece"} <= set(logged)
+    assert {"train/loss", "train/loss_step", "train/accuracy", "val/accuracy", "val/ece"} <= set(logged)
 
 
 @pytest.mark.parametrize("indexed", [False, True])
