@@ -45,7 +45,7 @@ class Classifier(LightningModule):
         ValueError: if ``num_classes`` is below 2.
         ConfigurationError: before the first step, if network and data do not fit together or the
             optimizer ignores the manifold of a parameter.
-        DivergenceError: if the training loss is NaN or infinite.
+        DivergenceError: if the training loss, or a logit in evaluation, is NaN or infinite.
     """
 
     def __init__(
@@ -158,16 +158,28 @@ class Classifier(LightningModule):
             ``label`` and ``index`` (B,).
         """
         x, *rest = batch if isinstance(batch, (tuple, list)) else (batch,)
-        probs = self(x).softmax(-1)
+        probs = self._logits(x).softmax(-1)
         out = {"probs": probs, "prediction": probs.argmax(-1)}
         out.update(zip(("label", "index"), rest, strict=False))
         return out
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Logits for evaluation; the argmax of NaN would pass as a prediction of class 0."""
+        logits = self(x)
+        if not torch.isfinite(logits).all():
+            bad_input = isinstance(x, Tensor) and not torch.isfinite(x).all()
+            where = "inputs hold" if bad_input else "network's outputs hold"
+            raise DivergenceError(
+                f"the {where} NaN or infinite values in evaluation; check the data and the "
+                "checkpoint"
+            )
+        return logits
 
     def _evaluate(
         self, batch: Any, stage: str, mean_loss: MeanMetric, scores: MetricCollection
     ) -> dict[str, Tensor]:
         x, y = batch[0], batch[1]
-        logits = self(x)
+        logits = self._logits(x)
         # metrics, not numbers, are logged: they are exact over unequal batches and ranks
         mean_loss(self.loss(logits, y), weight=len(y))
         scores(logits, y)
