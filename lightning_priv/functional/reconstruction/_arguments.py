@@ -60,6 +60,9 @@ _RANGES = {
     "log_gamma": _Range("the logarithm of a probability, at most 0", -math.inf, 0.0),
     "kappa": _Range("a prior success probability within [0, 1]", 0.0, 1.0),
     "dimension": _Range("a whole number of values from 1 to 2**31", 1, 2**31, whole=True),
+    "dimension_2": _Range("a whole number of values from 2 to 2**31", 2, 2**31, whole=True),
+    "dimension_3": _Range("a whole number of values from 3 to 2**31", 3, 2**31, whole=True),
+    "contrast": _Range("a share of the norm within (0, 1]", 1e-30, 1.0),
     "noise_multiplier": _Range(
         "a noise multiplier, 0 or from 1e-30 to 1e30", 1e-30, 1e30, zero=True
     ),

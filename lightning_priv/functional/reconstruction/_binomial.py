@@ -31,8 +31,8 @@ def _distance(x: Array, mean: Array) -> Array:
     """The distance x log(x / mean) + mean - x >= 0, without cancellation."""
     positive = x > 0
     safe = np.where(positive, x, 1.0)
-    offset = np.where(positive, (mean - safe) / safe, 0.0)
-    return np.where(positive, safe * deviation(offset + 1.0, offset, NUMPY), mean)
+    other = np.where(positive, mean, 1.0)
+    return np.where(positive, safe * deviation(other / safe, (other - safe) / safe, NUMPY), mean)
 
 
 def log_binomial(count: Array, trials: Array, rate: Array) -> Array:
@@ -56,3 +56,11 @@ def log_binomial(count: Array, trials: Array, rate: Array) -> Array:
     value = np.where(count == 0, none, value)
     value = np.where(rest == 0, every, value)
     return np.where((rate == 1) & (rest > 0), -np.inf, value)
+
+
+def log_poisson(count: Array, mean: Array) -> Array:
+    """Logarithm of Pr[K = count] for K ~ Poisson(mean), by the same saddle-point form."""
+    inner = count > 0
+    k = np.where(inner, count, 1.0)
+    value = -_stirling_error(k) - _distance(k, mean) - 0.5 * np.log(2 * math.pi * k)
+    return np.where(inner, value, -mean)

@@ -46,10 +46,16 @@ class Composition:
         phases: ``(noise_multiplier, sample_rate, steps)`` of each phase.
         tolerance: wanted size of the error bounds; they are reported whatever they turn out.
         reach: largest threshold t that shall get that tolerance.
+        most_nodes: largest number of frequencies; ``cut_short`` says whether it was met, and
+            nothing but that attribute is then to be used.
     """
 
     def __init__(
-        self, phases: Sequence[Phase], tolerance: float = 5e-12, reach: float = 7.0
+        self,
+        phases: Sequence[Phase],
+        tolerance: float = 2e-11,
+        reach: float = 8.0,
+        most_nodes: int = _MOST_NODES,
     ) -> None:
         self.losses = [PrivacyLoss(sigma, rate) for sigma, rate, _ in phases]
         self.steps = [int(steps) for _, _, steps in phases]
@@ -60,8 +66,31 @@ class Composition:
         self._deviation = math.sqrt(sum(steps * loss.variance_without for loss, steps in each))
         self._period = 2 * (math.log(8 / tolerance) + max(reach, 0.0))
         self._spacing = 2 * math.pi / self._period
-        self._truncate(tolerance / math.exp(self.log_moment + max(reach, 0.0) / 2))
-        self._evaluate(tolerance)
+        # at most 1e-9, so that thresholds are found even where the laws are far apart
+        wanted = min(tolerance / math.exp(self.log_moment + max(reach, 0.0) / 2), 1e-9)
+        self.cut_short = self._truncate(wanted, most_nodes)
+        if not self.cut_short or most_nodes == _MOST_NODES:
+            self._evaluate(tolerance)
+
+    @staticmethod
+    def affinity(phases: Sequence[Phase]) -> float:
+        """Logarithm of E_Q e^(S/2), the Hellinger affinity of the two laws."""
+        return sum(steps * PrivacyLoss(sigma, q).log_moment for sigma, q, steps in phases)
+
+    @classmethod
+    def within(
+        cls,
+        phases: Sequence[Phase],
+        reach: float,
+        tolerance: float,
+        hard_tolerance: float,
+        nodes: int,
+    ) -> "Composition":
+        """The composition at ``tolerance``, or at the other one if it needs more ``nodes``."""
+        composition = cls(phases, tolerance, reach, most_nodes=nodes)
+        if not composition.cut_short:
+            return composition
+        return cls(phases, hard_tolerance, reach)
 
     # ---- frequencies ---------------------------------------------------------------------------
 
@@ -73,11 +102,11 @@ class Composition:
             shifted = loss.magnitude_bound(low)
             log_phi += steps * np.minimum(shifted, loss.parabola_bound(low, high))
         share = (1 / low - 1 / high + self._spacing / low**2) / math.pi
-        last = 2.0 / (math.pi * grid[-1])  # |phi| <= 1 beyond the grid
+        last = 2.0 / (math.pi * grid[-1]) * math.exp(log_phi[-1])  # the bound holds beyond, too
         pieces = np.exp(log_phi) * share
         return np.concatenate((np.cumsum(pieces[::-1])[::-1], [0.0])) + last
 
-    def _truncate(self, tolerance: float) -> None:
+    def _truncate(self, tolerance: float, most_nodes: int) -> bool:
         coarse = self._spacing * 1.7 ** np.arange(66)
         beyond = self._left_out_beyond(coarse)
         enough = np.nonzero(beyond <= tolerance)[0]
@@ -88,18 +117,25 @@ class Composition:
             grid = np.concatenate((fine[:-1], coarse[place:]))
             beyond = self._left_out_beyond(grid)
             place = int(np.nonzero(beyond <= tolerance)[0][0]) if len(enough) else 8
-        most = _MOST_NODES * self._spacing
-        if grid[place] > most:
+        most = most_nodes * self._spacing
+        while max(loss.quadrature_size(most) for loss in self.losses) > _MOST_NODES:
+            most /= 1.5
+        cut_short = bool(grid[place] > most)
+        if cut_short:
             grid = np.concatenate(([most], grid[grid > most]))
             beyond, place = self._left_out_beyond(grid), 0
         self.nodes = math.ceil(grid[place] / self._spacing)
         self._left_out = float(beyond[place])
+        return cut_short
 
     def _evaluate(self, tolerance: float) -> None:
         frequency = (np.arange(self.nodes) + 0.5) * self._spacing
         wanted = max(tolerance / max(self.steps) * 1e-6, 1e-24)
         parts = [
-            (steps, *loss.characteristic(self._spacing, self.nodes, wanted))
+            (
+                steps,
+                *loss.characteristic(self._spacing, self.nodes, wanted, accurate=steps > 1000),
+            )
             for loss, steps in zip(self.losses, self.steps, strict=True)
         ]
         log_modulus, phase = np.zeros(self.nodes), np.zeros(self.nodes)
@@ -165,9 +201,16 @@ class Composition:
             return np.array([self._upper_tail(float(t[0]))[0] - level])
 
         low, high = np.array([below - margin]), np.array([above + margin])
-        ends = float(excess(low)[0]), float(excess(high)[0])
-        if ends[0] <= 0 or ends[1] >= 0:  # only by the errors of a hard case
-            return below if ends[0] <= 0 else above
+        if excess(high)[0] >= 0:  # only by the errors of a hard case
+            return above
+        if excess(low)[0] <= 0:  # far below, where e^(-t/2) blows the errors up
+            scan = iter(np.linspace(above, below, 96))
+            low = high
+            while excess(low)[0] <= 0:
+                high, place = low, next(scan, None)
+                if place is None:
+                    return below
+                low = np.array([place])
         return float(bracketed_root(excess, low, high, tolerance=1e-8 * self._deviation)[0])
 
     def blow_up(self, level: float) -> tuple[float, float]:
@@ -180,8 +223,8 @@ class Composition:
         t = self.threshold(level)
         y = math.exp(t)
         error = self.delta(t).error
-        curvature = max(self._upper_tail(t)[1], 1e-300) * y  # y^2 g''(y)
-        step = min(math.sqrt(16 * error / curvature), 0.25)
+        curvature = max(self._upper_tail(t)[1] * y, 1e-30)  # y^2 g''(y)
+        step = min(math.sqrt(6 * error / curvature), 0.25)
         best_upper, best_lower = 1.0, level
         for _ in range(24):
             points = (y * (1 - step), y, y * (1 + step))

@@ -21,6 +21,7 @@ class Ops:
     floor: Callable[..., Any]
     exp2: Callable[..., Any]
     erfcx: Callable[..., Any]
+    ndtr: Callable[..., Any]
     ndtri: Callable[..., Any]
     ndtri_exp: Callable[..., Any]
     where: Callable[..., Any]
@@ -45,6 +46,7 @@ NUMPY = Ops(
     floor=np.floor,
     exp2=np.exp2,
     erfcx=special.erfcx,
+    ndtr=special.ndtr,
     ndtri=special.ndtri,
     ndtri_exp=special.ndtri_exp,
     where=np.where,
@@ -79,6 +81,7 @@ def torch_ops() -> Ops:
         floor=torch.floor,
         exp2=torch.exp2,
         erfcx=torch.special.erfcx,
+        ndtr=torch.special.ndtr,
         ndtri=torch.special.ndtri,
         ndtri_exp=ndtri_exp,
         where=torch.where,

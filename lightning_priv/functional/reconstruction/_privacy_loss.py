@@ -23,7 +23,7 @@ _UNIT = 2.0**-53
 _REACH = 12.0  # standard deviations of x kept
 _CELLS = 480
 _HEIGHTS = 16
-_DIRECT = 3_000_000  # node pairs up to which phi is summed directly
+_DIRECT = 30_000_000  # node pairs up to which phi is summed directly
 
 
 class PrivacyLoss:
@@ -44,7 +44,7 @@ class PrivacyLoss:
             )
         )
         # lines at geometric heights inside the strip, for the bounds
-        top = 0.97 * math.pi * self.sigma**2
+        top = min(0.97 * math.pi * self.sigma**2, 12 * self.sigma)
         self._heights = top * np.geomspace(1e-4, 1.0, _HEIGHTS)
         self._mass, self._imaginary = self._line_bounds(self._heights)
         axis, _ = self._line_bounds(np.zeros(1))
@@ -141,6 +141,10 @@ class PrivacyLoss:
         need = self._log_growth(frequency) + math.log(4.0 / error)
         return float(np.max(2 * math.pi * self._heights / need))
 
+    def quadrature_size(self, frequency: float) -> float:
+        """About the number of quadrature nodes that frequencies up to ``frequency`` need."""
+        return (1 + 2 * _REACH * self.sigma) / self._step(frequency, 1e-20)
+
     def magnitude_bound(self, frequency: Array) -> Array:
         """Upper bound on log |phi(v)| for every v >= u, for each u > 0 of ``frequency``.
 
@@ -171,7 +175,7 @@ class PrivacyLoss:
     # ---- the characteristic function ----------------------------------------------------------
 
     def characteristic(
-        self, spacing: float, count: int, error: float
+        self, spacing: float, count: int, error: float, *, accurate: bool
     ) -> tuple[Array, Array, Array]:
         """Logarithm of phi at u_k = (k + 1/2) spacing, without the mean's phase, and error bounds.
 
@@ -179,6 +183,7 @@ class PrivacyLoss:
             spacing: distance of the frequencies.
             count: how many.
             error: wanted bound on the quadrature error of phi.
+            accurate: prefer direct sums longer, which have relative accuracy.
 
         Returns:
             Real and imaginary part of log(phi(u) e^(-i u centre)), and bounds on the absolute error
@@ -192,7 +197,7 @@ class PrivacyLoss:
         keep = weights > 1e-40 * weights.max()
         weights, away = weights[keep] / weights.sum(), loss[keep] - self.centre
         rounding = _UNIT * (8 + math.log2(len(away))) * (1 + 2 * frequency * self.spread)
-        if len(away) * count <= _DIRECT:
+        if len(away) * count <= (_DIRECT if accurate else _DIRECT // 10):
             real, imaginary = self._direct(frequency, away, weights)
             # every term is small, so the error is relative to the size of e^(iuy) - 1
             bound = np.minimum(frequency * self.spread, 2.0)
