@@ -88,7 +88,7 @@ def gdp_epsilon(delta: ArrayLike, mu: ArrayLike) -> Result:
 
     Example:
         >>> [round(gdp_epsilon(1e-5, mu), 3) for mu in (1, 2, 4)]
-        [4.377, 9.997, 24.376]
+        [4.377, 9.997, 24.382]
     """
     arguments = Arguments(delta=delta, mu=mu)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Input = ArrayLike | Tensor
-    Output = np.float64 | NDArray[np.floating[Any]] | Tensor
+    Output = Any  # float, array or tensor, as the arguments were
 
 __all__ = ["Arguments", "Piece", "is_tensor"]
 
@@ -39,7 +39,10 @@ class _Range:
         inside = (values >= self.low) & (values <= self.high)
         if self.zero:
             inside = inside | (values == 0)
-        return inside & (values % 1 == 0) if self.whole else inside
+        if self.whole:
+            with np.errstate(invalid="ignore"):
+                inside = inside & (values % 1 == 0)
+        return inside
 
     def all_valid(self, values: Any) -> bool:
         if not self.whole and math.prod(values.shape):
@@ -74,6 +77,7 @@ _RANGES = {
     "steps": _Range("a number of steps from 1 to 1e18", 1, 1e18),
     "whole_steps": _Range("a whole number of steps from 1 to 1e9", 1, 1e9, whole=True),
     "sample_rate": _Range("a sampling probability within (0, 1]", _LEAST, 1.0),
+    "eigenvalues": _Range("a covariance's eigenvalue, finite and not below 0", 0.0, 1e60),
     "mu": _Range("a Gaussian privacy parameter, 0 or from 1e-30 to 1e30", 1e-30, 1e30, zero=True),
     "epsilon": _Range("a finite epsilon >= 0", 0.0, _MOST),
     "delta": _Range("a probability strictly between 0 and 1", _LEAST, 1 - 2**-53),
@@ -190,6 +194,8 @@ class Arguments:
             at_once: hand over all elements together; else pieces that fit a processor's cache.
         """
         size = math.prod(self.shape)
+        if size == 0:
+            return self.restore(self.ops.constant(np.empty(0), next(iter(self._values.values()))))
         step = _CHUNK_TENSOR if self._tensors else _CHUNK
         if at_once or size <= step or (self._tensors and self._tensors[0].device.type != "cpu"):
             return self.restore(self._piece(function, slice(0, size), size))
@@ -226,6 +232,8 @@ class Arguments:
     @staticmethod
     def exp(value: Any) -> Any:
         """Exponential of a result in the caller's type."""
+        if isinstance(value, float):
+            return math.exp(value)
         return value.exp() if is_tensor(value) else np.exp(value)
 
     def flat(self, value: Any) -> Any:
@@ -243,6 +251,8 @@ class Arguments:
             for other in self._dtypes[1:]:
                 common = torch.promote_types(common, other)
             return value.reshape(self.shape).to(common)
+        if self.shape == () and not self._dtypes:
+            return float(value.reshape(())[()])
         dtype = np.result_type(*self._dtypes) if self._dtypes else np.dtype(np.float64)
         return value.reshape(self.shape).astype(dtype, copy=False)[()]
 
@@ -259,4 +269,5 @@ def _real_array(name: str, value: object) -> NDArray[np.float64]:
 def _first(array: Any, valid: Any) -> str:
     wrong = array[~valid] if array.ndim else array.reshape(1)
     count = "" if len(wrong) == 1 else f" and {len(wrong) - 1} more"
-    return f"{float(wrong.reshape(-1)[0])!r}{count}"
+    first = wrong.reshape(-1)[0]
+    return f"{float(first.detach() if is_tensor(first) else first)!r}{count}"

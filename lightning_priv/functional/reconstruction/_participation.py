@@ -25,6 +25,7 @@ Twofold = tuple[Any, Any]
 Kind = _law.Kind
 
 _NEGLIGIBLE = 45.0  # terms below e^-45 of the largest are left out
+_LOG_HALF = float(np.log(0.5))
 _BLOCK = 2**20  # terms evaluated at once
 
 
@@ -54,7 +55,7 @@ def log_value(piece: Piece, threshold: Twofold, variance: Twofold, kind: Kind) -
         for high, low in (threshold, variance)
     ]
     if piece.ops is NUMPY:
-        return law.log_mixture(pairs[0], pairs[1], kind)
+        return law.log_tail(pairs[0], pairs[1], kind)
     return _tensor_log_mixture(law, pairs[0], pairs[1], kind)
 
 
@@ -149,6 +150,17 @@ class _Law:
         with np.errstate(divide="ignore"):
             value = safe + np.log(total)
         return value if kind == "density" else np.minimum(value, 0.0)
+
+    def log_tail(self, threshold: Twofold, variance: Twofold, kind: Kind) -> Array:
+        """:meth:`log_mixture`, near 0 from the complement, which has the digits there."""
+        value = self.log_mixture(threshold, variance, kind)
+        large = value > _LOG_HALF
+        if kind != "density" and np.any(large):
+            one = (threshold[0][large], threshold[1][large])
+            other = (variance[0][large], variance[1][large])
+            rest = self[large].log_mixture(one, other, "upper" if kind == "lower" else "lower")
+            value[large] = np.log1p(-np.exp(rest))
+        return value
 
 
 def _tensor_log_mixture(law: _Law, threshold: Twofold, variance: Twofold, kind: Kind) -> Any:

@@ -38,15 +38,15 @@ class _NoncentralChiSquared:
     def __init__(self, dimension: float, mu: float) -> None:
         centre = mu * mu / 2
         deviation = math.sqrt(centre)
-        stride = max(1.0, math.floor(deviation / 8))
-        first = max(0.0, math.floor(centre - 12 * deviation - 40))
+        stride = max(1.0, float(math.floor(deviation / 8)))
+        first = max(0.0, float(math.floor(centre - 12 * deviation - 40)))
         last = float(math.ceil(centre + 12 * deviation + 60))
         if first > 0:
             count = first + stride * np.arange(math.ceil((last - first) / stride) + 1)
         else:
             count, stride = np.arange(last + 1.0), 1.0
         self._shape = dimension / 2 + count
-        self._log_weight = log_poisson(count, np.full_like(count, centre)) + math.log(stride)
+        self._log_weight = log_poisson(count, np.full(count.shape, centre)) + math.log(stride)
         self.mean = dimension / 2 + centre
         self.deviation = math.sqrt(dimension / 2 + 2 * centre)
 

@@ -39,7 +39,7 @@ def gaussian_prior_mmse(eigenvalues: Input, noise_std: Input) -> Output:
     """
     given: Any = noise_std if is_tensor(noise_std) else np.asarray(noise_std)
     arguments = Arguments(
-        {"eigenvalues": "noise_multiplier", "noise_std": "noise_multiplier"},
+        {"noise_std": "noise_multiplier"},
         eigenvalues=eigenvalues,
         noise_std=given[..., None],
     )
@@ -127,7 +127,7 @@ def _weights(eigenvalues: ArrayLike, noise_std: float) -> tuple[Array, Array]:
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"eigenvalues must be a list of numbers; got shape {values.shape}")
     Arguments(
-        {"eigenvalues": "noise_multiplier", "noise_std": "noise_multiplier"},
+        {"noise_std": "noise_multiplier"},
         eigenvalues=values,
         noise_std=noise_std,
     )
