@@ -11,6 +11,10 @@ from .design import epsilon_for_mse as epsilon_for_mse
 from .design import epsilon_for_psnr as epsilon_for_psnr
 from .glrt import rero_glrt as rero_glrt
 from .glrt import rero_glrt_inverse as rero_glrt_inverse
+from .history import history_mse_cdf as history_mse_cdf
+from .history import history_mse_quantile as history_mse_quantile
+from .history import ReconstructionRisk as ReconstructionRisk
+from .history import reconstruction_risk as reconstruction_risk
 from .mse import mse_cdf as mse_cdf
 from .mse import mse_sf as mse_sf
 from .mse import mse_logcdf as mse_logcdf

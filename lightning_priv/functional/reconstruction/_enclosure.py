@@ -29,6 +29,7 @@ Phase = tuple[float, float, int]
 
 _UNIT = 2.0**-53
 _MOST_NODES = 4_000_000
+_SEARCH_NODES = 200_000  # enough to find about the threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +164,9 @@ class Composition:
 
     # ---- values --------------------------------------------------------------------------------
 
-    def _wave(self, threshold: float) -> NDArray[np.complex128]:
-        return self._term * np.exp(-1j * (threshold - self._centre) * self._frequency)
+    def _wave(self, threshold: float, last: int | None = None) -> NDArray[np.complex128]:
+        turn = -1j * (threshold - self._centre)
+        return self._term[:last] * np.exp(turn * self._frequency[:last])
 
     def delta(self, threshold: float) -> Enclosed:
         """The hockey-stick divergence sup_E P(E) - e^t Q(E), t = ``threshold``."""
@@ -181,13 +183,13 @@ class Composition:
         error += 2 * (1 + math.exp(threshold)) * image / (1 - image) + 4 * _UNIT
         return Enclosed(1.0 - scale * total, error)
 
-    def _upper_tail(self, threshold: float) -> tuple[float, float]:
+    def _upper_tail(self, threshold: float, last: int | None = None) -> tuple[float, float]:
         """Q(S > t) and the density of S under Q at t, without error bounds."""
         scale = math.exp(self.log_moment - threshold / 2)
-        wave = self._wave(threshold)
+        wave, frequency = self._wave(threshold, last), self._frequency[:last]
         # (1/4 + u^2) / (1/2 + iu) = 1/2 - iu
-        tail = 0.5 * float(wave.real.sum()) + float(wave.imag @ self._frequency)
-        density = float(wave.real @ (0.25 + self._frequency**2))
+        tail = 0.5 * float(wave.real.sum()) + float(wave.imag @ frequency)
+        density = float(wave.real @ (0.25 + frequency**2))
         return scale * tail, scale * density
 
     def threshold(self, level: float) -> float:
@@ -198,7 +200,7 @@ class Composition:
         margin = 1e-6 * self._deviation + 1e-12
 
         def excess(t: Array) -> Array:
-            return np.array([self._upper_tail(float(t[0]))[0] - level])
+            return np.array([self._upper_tail(float(t[0]), _SEARCH_NODES)[0] - level])
 
         low, high = np.array([below - margin]), np.array([above + margin])
         if excess(high)[0] >= 0:  # only by the errors of a hard case
@@ -211,7 +213,11 @@ class Composition:
                 if place is None:
                     return below
                 low = np.array([place])
-        return float(bracketed_root(excess, low, high, tolerance=1e-8 * self._deviation)[0])
+        t = float(bracketed_root(excess, low, high, tolerance=1e-8 * self._deviation)[0])
+        for _ in range(2 * (len(self._term) > _SEARCH_NODES)):
+            tail, density = self._upper_tail(t)
+            t += min(max((tail - level) / max(density, 1e-300), low[0] - t), high[0] - t)
+        return t
 
     def blow_up(self, level: float) -> tuple[float, float]:
         """Certified bounds on sup {P(E) : Q(E) <= level} for 0 < level < 1.

@@ -196,18 +196,24 @@ class PrivacyLoss:
         weights = weights * np.exp(_TILT * loss)
         keep = weights > 1e-40 * weights.max()
         weights, away = weights[keep] / weights.sum(), loss[keep] - self.centre
-        rounding = _UNIT * (8 + math.log2(len(away))) * (1 + 2 * frequency * self.spread)
-        if len(away) * count <= (_DIRECT if accurate else _DIRECT // 10):
-            real, imaginary = self._direct(frequency, away, weights)
-            # every term is small, so the error is relative to the size of e^(iuy) - 1
-            bound = np.minimum(frequency * self.spread, 2.0)
-            rounding = _UNIT * (12 + math.log2(len(away))) * 2 * bound
-        else:
-            value, transform_error = uniform_frequencies(away, weights, spacing, count)
-            real, imaginary = value.real - 1.0, value.imag
-            rounding = rounding + transform_error
-        square = np.maximum(real * (2 + real) + imaginary**2, -1 + 2**-52)
-        log_modulus = 0.5 * np.log1p(square)
+        direct = _DIRECT if accurate else _DIRECT // 10
+        first = min(count, max(64, direct // len(away)))
+        real, imaginary = np.empty(count), np.empty(count)
+        # every term e^(iuy) - 1 is small at low frequencies, and the error relative to their size
+        size = np.minimum(frequency * self.spread, 2.0)
+        rounding = _UNIT * (24 + 2 * math.log2(len(away))) * size
+        real[:first], imaginary[:first] = self._direct(frequency[:first], away, weights)
+        if first < count:
+            value, gridding = uniform_frequencies(away, weights, spacing, count)
+            real[first:], imaginary[first:] = value.real[first:] - 1.0, value.imag[first:]
+            # the positions on the grid and the shift of the band are rounded at its full width
+            phases = 4 * _UNIT * frequency[-1] * self.spread
+            rounding[first:] += gridding + phases + 8 * _UNIT
+        # near 1 from |phi|^2 - 1, which keeps relative accuracy; else from |phi| itself
+        square = real * (2 + real) + imaginary**2
+        modulus = np.maximum(np.hypot(1 + real, imaginary), 1e-300)
+        near = square > -0.5
+        log_modulus = np.where(near, 0.5 * np.log1p(np.where(near, square, 0.0)), np.log(modulus))
         return log_modulus, np.arctan2(imaginary, 1 + real), 2 * error + rounding
 
     @staticmethod

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from lightning_priv.functional.gaussian_dp import gdp_delta, gdp_epsilon
 from lightning_priv.functional.reconstruction._arguments import Arguments
 from lightning_priv.functional.reconstruction._enclosure import Composition
 
@@ -24,6 +25,7 @@ Phase = tuple[float, float, int]
 Array = NDArray[Any]
 
 _SATURATED = 1e-13
+_BARE = 0.08  # noise multipliers below are treated as no noise, with bounds for the difference
 _TOLERANCE = 2e-11
 _HARD_TOLERANCE = 4e-10  # for compositions that would need very many frequencies
 _HARD_NODES = 400_000
@@ -89,16 +91,16 @@ def rero_composition(kappa: float, history: Sequence[Phase]) -> tuple[float, flo
     Raises:
         ValueError: for an empty history or values outside their ranges.
     """
-    phases = _checked(history)
+    phases = checked_history(history)
     Arguments(kappa=kappa)
     kappa = float(kappa)
     if kappa in (0.0, 1.0):
         return kappa, kappa
-    if any(sigma == 0 for sigma, _, _ in phases):
-        return _noiseless(kappa, phases)
     closed = _closed_form(kappa, phases)
     if closed is not None:
         return closed
+    if any(sigma < _BARE for sigma, _, _ in phases):
+        return _nearly_noiseless(kappa, phases)
     try:
         composition = _composition(phases, _reach(-math.log(kappa)))
     except _SaturatedError as state:
@@ -161,8 +163,12 @@ def composition_delta(epsilon: float, history: Sequence[Phase]) -> tuple[float, 
     Returns:
         ``(lower, upper)`` around the larger of the two hockey-stick divergences.
     """
-    phases = _checked(history, positive=True)
+    phases = checked_history(history, positive=True)
     Arguments(epsilon=epsilon)
+    if all(q == 1 for _, q, _ in phases) or any(sigma < _BARE for sigma, _, _ in phases):
+        full = float(gdp_delta(epsilon, math.sqrt(sum(t / s**2 for s, _, t in phases))))
+        exact = all(q == 1 for _, q, _ in phases)
+        return (full * (1 - 1e-10) if exact else 0.0), min(1.0, full * (1 + 1e-10) + 1e-300)
     try:
         composition = _composition(phases, _reach(epsilon))
     except _SaturatedError as state:
@@ -179,37 +185,29 @@ def composition_epsilon(delta: float, history: Sequence[Phase]) -> tuple[float, 
         history: ``(noise_multiplier, sample_rate, steps)`` of each phase, noise above 0.
 
     Returns:
-        ``(lower, upper)`` around the exact epsilon; ``upper`` is infinite if the certified delta
-        does not come down to ``delta``.
+        ``(lower, upper)`` around the exact epsilon; a wide interval where next to no noise or a
+        tiny ``delta`` leaves only the bound of full participation.
 
     Example:
         >>> lower, upper = composition_epsilon(1e-5, [(1.0, 0.01, 1000)])
         >>> round(lower, 4), round(upper, 4)
         (1.8282, 1.8282)
     """
-    phases = _checked(history, positive=True)
+    phases = checked_history(history, positive=True)
     Arguments(delta=delta)
+    # every record in every step is the worst case, and exact for sampling rate 1
+    ceiling = float(gdp_epsilon(delta, math.sqrt(sum(t / s**2 for s, _, t in phases))))
+    if all(q == 1 for _, q, _ in phases):
+        return ceiling * (1 - 1e-12), ceiling * (1 + 1e-12)
+    if any(sigma < _BARE for sigma, _, _ in phases):
+        return 0.0, ceiling
     high = 4.0
     while composition_delta(high, phases)[1] > delta:
         high *= 2
-        if high > 4096:
-            return 0.0, math.inf
-    ends = []
-    for side in (0, 1):
-        low, top = 0.0, high
-        if composition_delta(low, phases)[side] <= delta:
-            ends.append(0.0)
-            continue
-        for _ in range(60):
-            middle = (low + top) / 2
-            if composition_delta(middle, phases)[side] > delta:
-                low = middle
-            else:
-                top = middle
-            if top - low < 1e-10 * max(1.0, top):
-                break
-        ends.append(low if side == 0 else top)
-    return ends[0], ends[1]
+        if high > min(4096.0, 2 * ceiling + 8):
+            return 0.0, ceiling
+    ends = [_crossing(delta, phases, high, side) for side in (0, 1)]
+    return ends[0], min(ends[1], ceiling)
 
 
 # ---- parts ------------------------------------------------------------------------------------
@@ -223,7 +221,8 @@ class _SaturatedError(ArithmeticError):
         self.log_affinity = log_affinity
 
 
-def _checked(history: Sequence[Phase], *, positive: bool = False) -> tuple[Phase, ...]:
+def checked_history(history: Sequence[Phase], *, positive: bool = False) -> tuple[Phase, ...]:
+    """Phases in canonical form: checked, empty ones left out, equal ones merged."""
     phases = [(float(sigma), float(rate), int(steps)) for sigma, rate, steps in history if steps]
     if not phases:
         raise ValueError(
@@ -241,19 +240,37 @@ def _checked(history: Sequence[Phase], *, positive: bool = False) -> tuple[Phase
     return tuple((s, q, t) for (s, q), t in merged.items())
 
 
-def _noiseless(kappa: float, phases: tuple[Phase, ...]) -> tuple[float, float]:
-    """With a step without noise the record is identified as soon as that step uses it."""
-    log_unseen = sum(t * math.log1p(-q) if q < 1 else -math.inf for s, q, t in phases if s == 0)
-    noisy = [phase for phase in phases if phase[0] > 0]
-    seen = -math.expm1(log_unseen)
-    if not noisy or seen == 1.0:
-        value = seen + (1 - seen) * kappa
-        return value, value
-    lower, upper = rero_composition(kappa, noisy)
-    return seen + (1 - seen) * lower, seen + (1 - seen) * upper
+def _nearly_noiseless(kappa: float, phases: tuple[Phase, ...]) -> tuple[float, float]:
+    """Bounds where some phases have next to no noise: a use of the record there is all but seen.
+
+    Above: the adversary is told of every use in these phases. Below: it looks for an output above
+    1/2 in them, and spends what is left of kappa on the other phases.
+    """
+    bare = [phase for phase in phases if phase[0] < _BARE]
+    rest = [phase for phase in phases if phase[0] >= _BARE]
+    log_unseen = log_missed = log_quiet = 0.0
+    for sigma, rate, steps in bare:
+        quiet = float(special.ndtr(0.5 / sigma)) if sigma else 1.0
+        missed = float(special.ndtr(-0.5 / sigma)) if sigma else 0.0
+        log_quiet += steps * math.log(quiet)
+        with np.errstate(divide="ignore"):
+            log_unseen += steps * float(np.log1p(-rate))
+            log_missed += steps * float(np.log((1 - rate) * quiet + rate * missed))
+    alarm = -math.expm1(log_quiet)
+    left = max(0.0, (kappa - alarm) / (1 - alarm))
+    below, above = (left, kappa) if not rest else (
+        rero_composition(left, rest)[0],
+        rero_composition(kappa, rest)[1],
+    )  # fmt: skip
+    lower = kappa
+    if alarm <= kappa:
+        lower = 1 - math.exp(log_missed) * (1 - below)
+    return max(kappa, lower - 1e-14), min(1.0, 1 - math.exp(log_unseen) * (1 - above) + 1e-14)
 
 
 def _closed_form(kappa: float, phases: tuple[Phase, ...]) -> tuple[float, float] | None:
+    if any(sigma == 0 for sigma, _, _ in phases):
+        return None
     if all(q == 1 for _, q, _ in phases):
         mu = math.sqrt(sum(t / s**2 for s, _, t in phases))
         value = float(special.ndtr(special.ndtri(kappa) + mu))
@@ -264,6 +281,22 @@ def _closed_form(kappa: float, phases: tuple[Phase, ...]) -> tuple[float, float]
         return None
     slack = 1e-14
     return max(kappa, value - slack), min(1.0, value + slack)
+
+
+def _crossing(delta: float, phases: tuple[Phase, ...], high: float, side: int) -> float:
+    """Where the lower (side 0) or upper bound on delta(epsilon) meets ``delta``."""
+    low = 0.0
+    if composition_delta(low, phases)[side] <= delta:
+        return 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if composition_delta(middle, phases)[side] > delta:
+            low = middle
+        else:
+            high = middle
+        if high - low < 1e-10 * max(1.0, high):
+            break
+    return low if side == 0 else high
 
 
 def _reach(threshold: float) -> int:

@@ -79,7 +79,9 @@ def test_dp_bounds() -> None:
         rero_rdp(0.1, [1.0, 2.0], [0.1, 0.1])
 
 
-@pytest.mark.parametrize(("dimension", "noise"), [(1, 0.5), (4, 0.5), (3072, 0.05), (3145728, 0.0176)])
+@pytest.mark.parametrize(
+    ("dimension", "noise"), [(1, 0.5), (4, 0.5), (3072, 0.05), (3145728, 0.0176)]
+)
 def test_glrt_against_scipy(dimension: int, noise: float) -> None:
     kappa = 0.05
     shift = noise**-2

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, special
 
-from lightning_priv.functional.gaussian_dp import gdp_epsilon
+from lightning_priv.functional.gaussian_dp import gdp_delta, gdp_epsilon
 from lightning_priv.functional.reconstruction import (
     composition_delta,
     composition_epsilon,
@@ -69,6 +69,45 @@ def test_full_participation_has_a_closed_form(kappa: float, steps: int) -> None:
     assert lower <= exact <= upper
     assert upper - lower < 1e-9
     assert rero_subsampled_gaussian(kappa, noise, 1.0, steps)[1] == pytest.approx(exact, abs=1e-13)
+
+
+def one_step_divergence(threshold: float, noise: float, rate: float) -> float:
+    """sup P(E) - e^t Q(E) for one sampled step, where E is a half-line."""
+    reached = (math.expm1(threshold) + rate) / rate
+    if reached <= 0:
+        return -math.expm1(threshold)
+    cut = noise**2 * math.log(reached) + 0.5
+    silent = special.ndtr(-cut / noise)
+    with_record = (1 - rate) * silent + rate * special.ndtr((1 - cut) / noise)
+    return with_record - math.exp(threshold) * silent
+
+
+ONE_STEP = [(1.0, 0.1), (1.0, 0.5), (2.0, 0.3), (5.0, 0.01), (0.8, 0.2), (0.5, 1.0), (3.0, 1.0)]
+
+
+@pytest.mark.parametrize(("noise", "rate"), ONE_STEP)
+@pytest.mark.parametrize(("tolerance", "reach"), [(1e-6, 4.0), (1e-10, 4.0), (2e-11, 16.0)])
+def test_error_bounds_cover_the_true_error(
+    noise: float, rate: float, tolerance: float, reach: float
+) -> None:
+    """One step decays slowest in frequency, so every part of the error bound is at work."""
+    composition = Composition([(noise, rate, 1)], tolerance, reach)
+    for threshold in (-3.0, -1.0, -0.3, -0.01, 0.0, 0.02, 0.3, 1.0, 3.9):
+        exact = one_step_divergence(threshold, noise, rate)
+        enclosed = composition.delta(threshold)
+        assert abs(enclosed.value - exact) <= enclosed.error
+        assert enclosed.error < 100 * tolerance
+
+
+@pytest.mark.parametrize("steps", [2, 5, 400, 10**4])
+def test_error_bounds_for_many_full_steps(steps: int) -> None:
+    for noise in (0.7, 3.0):
+        sigma = noise * math.sqrt(steps)
+        for tolerance, reach in ((1e-6, 4.0), (2e-11, 8.0)):
+            composition = Composition([(sigma, 1.0, steps)], tolerance, reach)
+            for epsilon in (0.0, 0.1, 1.0, 3.9):
+                enclosed = composition.delta(epsilon)
+                assert abs(enclosed.value - gdp_delta(epsilon, 1 / noise)) <= enclosed.error
 
 
 def two_steps(kappa: float, noise: float, rate: float) -> float:
@@ -216,6 +255,21 @@ def test_edges() -> None:
     assert large[1] - large[0] < 1e-9
 
 
+def test_next_to_no_noise() -> None:
+    """A use of the record is all but seen; the bounds close where both roads apply."""
+    lower, upper = rero_subsampled_gaussian(0.1, 0.05, 0.01, 100)
+    assert lower <= 1 - 0.99**100 * 0.9 <= upper + 1e-12
+    assert upper - lower < 1e-12
+    lower, upper = rero_subsampled_gaussian(0.1, 0.079, 0.05, 2)
+    wide = rero_subsampled_gaussian(0.1, 0.081, 0.05, 2)
+    assert wide[0] - 1e-6 <= upper <= wide[1] + 1e-6
+    mixed = rero_composition(0.1, [(0.01, 0.1, 1), (1.0, 0.1, 20)])
+    other = rero_composition(0.1, [(1.0, 0.1, 20)])
+    assert mixed[1] == pytest.approx(0.1 + 0.9 * other[1], abs=1e-9)
+    assert mixed[1] - mixed[0] < 1e-9
+    assert composition_epsilon(1e-5, [(0.01, 0.1, 3)])[1] < math.inf
+
+
 def test_arrays_and_tensors() -> None:
     lower, upper = rero_subsampled_gaussian(np.array([0.1, 0.2]), [[1.0], [2.0]], 0.01, 100)
     assert lower.shape == upper.shape == (2, 2)
@@ -266,4 +320,7 @@ def test_epsilon_against_the_pld_accountant(
 
 def test_epsilon_of_full_participation_is_the_gaussian_one() -> None:
     lower, upper = composition_epsilon(1e-5, [(3.0, 1.0, 5)])
-    assert lower - 1e-9 <= gdp_epsilon(1e-5, math.sqrt(5) / 3) <= upper + 1e-9
+    assert lower <= gdp_epsilon(1e-5, math.sqrt(5) / 3) <= upper
+    # and nearly so through the Fourier road, for a rate next to 1
+    nearly = composition_epsilon(1e-5, [(3.0, 1 - 1e-12, 5)])
+    assert nearly[0] == pytest.approx(lower, abs=1e-6)
