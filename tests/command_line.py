@@ -29,7 +29,7 @@ class CommandLine:
 
         for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torchmetrics"):
             for handler in logging.getLogger(name).handlers:
-                if isinstance(handler, logging.StreamHandler):
+                if type(handler) is logging.StreamHandler:  # pytest has subclasses of its own
                     handler.setStream(sys.__stderr__)  # capsys closes its own after the test
         # LightningCLI warns if both its argument and sys.argv hold words
         monkeypatch.setattr("sys.argv", ["lightning-priv"])
