@@ -4,3 +4,4 @@ from .dashboard import Target as Target
 from .media import log_media as log_media
 from .media import run_directory as run_directory
 from .random_state import RandomState as RandomState
+from .risk import RiskCorridor as RiskCorridor

@@ -13,7 +13,7 @@ from .glrt import rero_glrt as rero_glrt
 from .glrt import rero_glrt_inverse as rero_glrt_inverse
 from .history import history_mse_cdf as history_mse_cdf
 from .history import history_mse_quantile as history_mse_quantile
-from .history import ReconstructionRisk as ReconstructionRisk
+from .history import RunRisk as RunRisk
 from .history import reconstruction_risk as reconstruction_risk
 from .mse import mse_cdf as mse_cdf
 from .mse import mse_sf as mse_sf
@@ -49,5 +49,6 @@ from .rero import rero_rdp as rero_rdp
 from .subsampled import rero_subsampled_gaussian as rero_subsampled_gaussian
 from .subsampled import rero_composition as rero_composition
 from .subsampled import rero_subsampled_gaussian_inverse as rero_subsampled_gaussian_inverse
+from .subsampled import subsampled_gaussian_noise as subsampled_gaussian_noise
 from .subsampled import composition_delta as composition_delta
 from .subsampled import composition_epsilon as composition_epsilon

@@ -47,8 +47,9 @@ class Composition:
         phases: ``(noise_multiplier, sample_rate, steps)`` of each phase.
         tolerance: wanted size of the error bounds; they are reported whatever they turn out.
         reach: largest threshold t that shall get that tolerance.
-        most_nodes: largest number of frequencies; ``cut_short`` says whether it was met, and
-            nothing but that attribute is then to be used.
+        most_nodes: largest number of frequencies; ``cut_short`` says whether more were needed.
+        force: evaluate all the same, with larger error bounds; without it, nothing but
+            ``cut_short`` is to be used then.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Composition:
         tolerance: float = 2e-11,
         reach: float = 8.0,
         most_nodes: int = _MOST_NODES,
+        force: bool = False,
     ) -> None:
         self.losses = [PrivacyLoss(sigma, rate) for sigma, rate, _ in phases]
         self.steps = [int(steps) for _, _, steps in phases]
@@ -70,7 +72,7 @@ class Composition:
         # at most 1e-9, so that thresholds are found even where the laws are far apart
         wanted = min(tolerance / math.exp(self.log_moment + max(reach, 0.0) / 2), 1e-9)
         self.cut_short = self._truncate(wanted, most_nodes)
-        if not self.cut_short or most_nodes == _MOST_NODES:
+        if not self.cut_short or force or most_nodes == _MOST_NODES:
             self._evaluate(tolerance)
 
     @staticmethod
@@ -91,7 +93,9 @@ class Composition:
         composition = cls(phases, tolerance, reach, most_nodes=nodes)
         if not composition.cut_short:
             return composition
-        return cls(phases, hard_tolerance, reach)
+        # a wide interval needs no long computation
+        most = _MOST_NODES if hard_tolerance < 1e-7 else nodes
+        return cls(phases, hard_tolerance, reach, most_nodes=most, force=True)
 
     # ---- frequencies ---------------------------------------------------------------------------
 
@@ -119,7 +123,7 @@ class Composition:
             beyond = self._left_out_beyond(grid)
             place = int(np.nonzero(beyond <= tolerance)[0][0]) if len(enough) else 8
         most = most_nodes * self._spacing
-        while max(loss.quadrature_size(most) for loss in self.losses) > _MOST_NODES:
+        while max(loss.quadrature_size(most) for loss in self.losses) > most_nodes:
             most /= 1.5
         cut_short = bool(grid[place] > most)
         if cut_short:

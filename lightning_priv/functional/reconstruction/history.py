@@ -124,7 +124,7 @@ def _binomial(rate: float, steps: int) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True, slots=True)
-class ReconstructionRisk:
+class RunRisk:
     """What the adversaries of the corridor can do with everything a run released.
 
     Attributes:
@@ -169,7 +169,7 @@ def reconstruction_risk(
     kappa: float = 0.1,
     delta: float = 1e-5,
     data_range: float = 1.0,
-) -> ReconstructionRisk:
+) -> RunRisk:
     """The risk corridor of a whole run.
 
     Args:
@@ -212,7 +212,7 @@ def reconstruction_risk(
         decibels = 10 * math.log10(data_range**2 / mse)
     noise = math.sqrt(mse) / max_norm
     guess = max_norm**2 / dimension
-    return ReconstructionRisk(
+    return RunRisk(
         steps=sum(t for _, _, t in phases),
         epsilon=epsilon,
         delta=delta,

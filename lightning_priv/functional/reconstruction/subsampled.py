@@ -9,7 +9,7 @@ is in ``_enclosure.py`` and ``_privacy_loss.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from lightning_priv.functional.gaussian_dp import gdp_delta, gdp_epsilon
+from lightning_priv.functional._roots import bracketed_root
+from lightning_priv.functional.gaussian_dp import gdp_delta, gdp_epsilon, gdp_mu
 from lightning_priv.functional.reconstruction._arguments import Arguments
 from lightning_priv.functional.reconstruction._enclosure import Composition
 
@@ -26,13 +27,20 @@ Array = NDArray[Any]
 
 _SATURATED = 1e-13
 _BARE = 0.08  # noise multipliers below are treated as no noise, with bounds for the difference
-_TOLERANCE = 2e-11
-_HARD_TOLERANCE = 4e-10  # for compositions that would need very many frequencies
+_SAFETY = 50.0  # the enclosure comes out this much wider than the errors asked of its parts
+_HARD_SHARE = 0.4  # the same for compositions that would need very many frequencies
 _HARD_NODES = 400_000
+_QUICK_NODES = 25_000  # the same where a rough enclosure will do
+_LARGEST_EPSILON = 256.0
 
 
 def rero_subsampled_gaussian(
-    kappa: ArrayLike, noise_multiplier: ArrayLike, sample_rate: ArrayLike, steps: ArrayLike
+    kappa: ArrayLike,
+    noise_multiplier: ArrayLike,
+    sample_rate: ArrayLike,
+    steps: ArrayLike,
+    *,
+    tolerance: float = 1e-9,
 ) -> tuple[Any, Any]:
     """Certified bounds on the identification success under DP-SGD.
 
@@ -41,6 +49,7 @@ def rero_subsampled_gaussian(
         noise_multiplier: sigma; 0 stands for no privacy.
         sample_rate: Poisson sampling probability within (0, 1].
         steps: whole number of steps, up to 1e9.
+        tolerance: width to aim at; a larger one is faster in hard cases and as certain.
 
     Returns:
         ``(lower, upper)`` around the exact bound; report ``upper`` as the guarantee.
@@ -62,7 +71,10 @@ def rero_subsampled_gaussian(
         names = ("kappa", "noise_multiplier", "sample_rate", "steps")
         rows = np.stack([a.host(name) for name in names])
         return np.array(
-            [rero_composition(k, [(sigma, q, int(t))]) for k, sigma, q, t in rows.T]
+            [
+                rero_composition(k, [(sigma, q, int(t))], tolerance=tolerance)
+                for k, sigma, q, t in rows.T
+            ]
         ).reshape(-1, 2)
 
     values: list[Any] = []
@@ -78,12 +90,15 @@ def rero_subsampled_gaussian(
     return one(0), one(1)
 
 
-def rero_composition(kappa: float, history: Sequence[Phase]) -> tuple[float, float]:
+def rero_composition(
+    kappa: float, history: Sequence[Phase], *, tolerance: float = 1e-9
+) -> tuple[float, float]:
     """Certified bounds on the identification success after a whole training history.
 
     Args:
         kappa: prior success probability within [0, 1].
         history: ``(noise_multiplier, sample_rate, steps)`` of each phase, as accountants keep it.
+        tolerance: width to aim at.
 
     Returns:
         ``(lower, upper)`` around the exact bound of the composition.
@@ -92,7 +107,7 @@ def rero_composition(kappa: float, history: Sequence[Phase]) -> tuple[float, flo
         ValueError: for an empty history or values outside their ranges.
     """
     phases = checked_history(history)
-    Arguments(kappa=kappa)
+    Arguments({"tolerance": "inner_gamma"}, kappa=kappa, tolerance=tolerance)
     kappa = float(kappa)
     if kappa in (0.0, 1.0):
         return kappa, kappa
@@ -102,7 +117,7 @@ def rero_composition(kappa: float, history: Sequence[Phase]) -> tuple[float, flo
     if any(sigma < _BARE for sigma, _, _ in phases):
         return _nearly_noiseless(kappa, phases)
     try:
-        composition = _composition(phases, _reach(-math.log(kappa)))
+        composition = _composition(phases, _reach(-math.log(kappa)), tolerance)
     except _SaturatedError as state:
         # errors of the test S > t with t chosen from Q(S > t) <= e^(-t/2) M and P likewise
         return max(kappa, 1.0 - math.exp(state.log_affinity) / kappa), 1.0
@@ -123,8 +138,8 @@ def rero_subsampled_gaussian_inverse(
         steps: whole number of steps.
 
     Returns:
-        The noise multiplier, rounded up to six digits after the search; infinity if ``gamma`` is
-        not above ``kappa``.
+        The noise multiplier, at most 1e-6 above the smallest one; infinity if ``gamma`` is not
+        above ``kappa``.
     """
     Arguments(
         {"steps": "whole_steps"}, gamma=gamma, kappa=kappa, sample_rate=sample_rate, steps=steps
@@ -139,18 +154,44 @@ def rero_subsampled_gaussian_inverse(
         return rero_composition(kappa, history)[1] <= gamma
 
     # every record in every step is the worst case
-    high = math.log(math.sqrt(steps) / (special.ndtri(gamma) - special.ndtri(kappa))) + 1e-6
-    low = high
-    while allowed(low):
-        high, low = low, low - 0.5
-        if low < math.log(0.02):
-            break
-    for _ in range(40):
-        if high - low < 1e-7:
-            break
-        middle = (low + high) / 2
-        low, high = (low, middle) if allowed(middle) else (middle, high)
-    return math.exp(high)
+    start = math.sqrt(steps) / float(special.ndtri(gamma) - special.ndtri(kappa))
+
+    def excess(sigma: float) -> float:
+        phases = [(sigma, float(sample_rate), int(steps))]
+        return rero_composition(kappa, phases, tolerance=1e-8)[1] - gamma
+
+    return _smallest_noise(excess, start * (1 + 1e-9))
+
+
+def subsampled_gaussian_noise(
+    epsilon: float, delta: float, sample_rate: float, steps: int
+) -> float:
+    """Smallest noise multiplier whose certified delta(epsilon) is at most ``delta``.
+
+    Args:
+        epsilon: privacy budget, above 0.
+        delta: failure probability, strictly between 0 and 1.
+        sample_rate: Poisson sampling probability.
+        steps: whole number of steps.
+
+    Returns:
+        The noise multiplier, at most 1e-6 above the smallest one.
+
+    Example:
+        >>> round(subsampled_gaussian_noise(1.8282, 1e-5, 0.01, 1000), 3)
+        1.0
+    """
+    kinds = {"steps": "whole_steps", "epsilon": "positive"}
+    Arguments(kinds, epsilon=epsilon, delta=delta, sample_rate=sample_rate, steps=steps)
+    start = math.sqrt(steps) / float(gdp_mu(epsilon, delta)) * (1 + 1e-9)
+    if sample_rate == 1 or epsilon > _LARGEST_EPSILON:
+        return start
+
+    def excess(sigma: float) -> float:
+        value = composition_delta(epsilon, [(sigma, float(sample_rate), int(steps))])[1]
+        return math.log(value + 1e-300) - math.log(delta)
+
+    return _smallest_noise(excess, start)
 
 
 def composition_delta(epsilon: float, history: Sequence[Phase]) -> tuple[float, float]:
@@ -170,7 +211,7 @@ def composition_delta(epsilon: float, history: Sequence[Phase]) -> tuple[float, 
         exact = all(q == 1 for _, q, _ in phases)
         return (full * (1 - 1e-10) if exact else 0.0), min(1.0, full * (1 + 1e-10) + 1e-300)
     try:
-        composition = _composition(phases, _reach(epsilon))
+        composition = _composition(phases, _reach(epsilon), 1e-9)
     except _SaturatedError as state:
         # 1 - delta <= (1 + e^epsilon) times the affinity
         return max(0.0, 1.0 - math.exp(state.log_affinity / 2 + epsilon) * 2), 1.0
@@ -204,13 +245,33 @@ def composition_epsilon(delta: float, history: Sequence[Phase]) -> tuple[float, 
     high = 4.0
     while composition_delta(high, phases)[1] > delta:
         high *= 2
-        if high > min(4096.0, 2 * ceiling + 8):
+        if high > min(_LARGEST_EPSILON, 2 * ceiling + 8):
             return 0.0, ceiling
     ends = [_crossing(delta, phases, high, side) for side in (0, 1)]
     return ends[0], min(ends[1], ceiling)
 
 
 # ---- parts ------------------------------------------------------------------------------------
+
+
+def _smallest_noise(excess: Callable[[float], float], start: float) -> float:
+    """Where a decreasing function of the noise changes sign, on its negative side."""
+    high = low = math.log(start)
+    while excess(math.exp(low)) <= 0:
+        high, low = low, low - 0.7
+        if low < math.log(_BARE):
+            return math.exp(high)
+    if high == low:
+        high += 1e-6
+
+    def values(log_sigma: Array) -> Array:
+        return np.array([excess(math.exp(log_sigma[0]))])
+
+    root = bracketed_root(values, np.array([low]), np.array([high]), tolerance=1e-8)
+    sigma = math.exp(float(root[0]))
+    while excess(sigma) > 0:
+        sigma *= 1 + 2e-8
+    return sigma
 
 
 class _SaturatedError(ArithmeticError):
@@ -305,11 +366,13 @@ def _reach(threshold: float) -> int:
 
 
 @lru_cache(maxsize=6)
-def _composition(phases: tuple[Phase, ...], reach: int) -> Composition:
+def _composition(phases: tuple[Phase, ...], reach: int, tolerance: float) -> Composition:
     probe = Composition.affinity(phases)
     if 2 * probe + reach < math.log(_SATURATED):
         raise _SaturatedError(2 * probe)
-    return Composition.within(phases, reach, _TOLERANCE, _HARD_TOLERANCE, _HARD_NODES)
+    fine, coarse = tolerance / _SAFETY, tolerance * _HARD_SHARE
+    nodes = _HARD_NODES if tolerance < 1e-6 else _QUICK_NODES
+    return Composition.within(phases, reach, fine, coarse, nodes)
 
 
 def _delta(composition: Composition, epsilon: float) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from lightning_priv.functional.reconstruction import (
     psnr_sf,
     rero_gaussian,
     rero_glrt,
+    rero_subsampled_gaussian,
     risk_corridor,
     steps_for_mse,
     steps_for_psnr,
@@ -105,6 +106,18 @@ def test_corridor_is_consistent(dimension: int) -> None:
     assert rero_glrt(0.1, blind, dimension, 20) == pytest.approx(0.3, rel=1e-8)
 
 
-def test_no_corridor_below_guessing() -> None:
-    with pytest.raises(ValueError, match="guessing alone"):
-        risk_corridor(0.1, 0.1, 3, 1.0)
+def test_no_noise_stops_guessing() -> None:
+    corridor = risk_corridor(0.1, 0.1, 3, 1.0)
+    assert corridor.noise_identification == corridor.noise_glrt == math.inf
+    assert np.all(np.isfinite(corridor.eta))
+
+
+def test_corridor_of_sampled_steps() -> None:
+    corridor = risk_corridor(0.3, 0.1, 64, 5.0, 100, 1.0, 0.1, points=5)
+    _, upper = rero_subsampled_gaussian(0.1, corridor.noise_identification, 0.1, 100)
+    assert 0.299 < upper <= 0.3
+    law = mse_cdf(corridor.eta, 64, corridor.noise, 5.0, 100, 0.1)
+    np.testing.assert_allclose(law, 0.3, rtol=1e-9)
+    assert (
+        corridor.noise_identification < risk_corridor(0.3, 0.1, 64, 5.0, 100).noise_identification
+    )
