@@ -120,7 +120,10 @@ def _reconstruction_panel(axis: Axes, corridor: Corridor) -> None:
 def _identification_panel(axis: Axes, corridor: Corridor) -> None:
     kappa, steps = corridor.kappa, corridor.steps
     if corridor.sample_rate < 1:
-        noise = np.geomspace(corridor.noise[0], corridor.noise[-1], 17)
+        # below 0.1 nearly every use of the record shows, and the curve is flat
+        start = min(max(corridor.noise[0], 0.1), corridor.noise[-1])
+        noise = np.geomspace(start, corridor.noise[-1], 24)
+        noise = np.concatenate(([min(corridor.noise[0], 0.99 * start)], noise))
         worst = rero_subsampled_gaussian(
             kappa, noise, corridor.sample_rate, int(steps), tolerance=1e-4
         )[1]
