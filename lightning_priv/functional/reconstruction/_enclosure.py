@@ -112,8 +112,12 @@ class Composition:
         return np.concatenate((np.cumsum(pieces[::-1])[::-1], [0.0])) + last
 
     def _truncate(self, tolerance: float, most_nodes: int) -> bool:
-        coarse = self._spacing * 1.7 ** np.arange(66)
-        beyond = self._left_out_beyond(coarse)
+        # mostly the bounds vanish early; only slow decays need the far frequencies
+        for reach in (24, 66):
+            coarse = self._spacing * 1.7 ** np.arange(reach)
+            beyond = self._left_out_beyond(coarse)
+            if beyond[-1] <= 1e-3 * tolerance:
+                break
         enough = np.nonzero(beyond <= tolerance)[0]
         place = int(enough[0]) if len(enough) else len(coarse) - 1
         grid = coarse

@@ -21,8 +21,8 @@ Array = NDArray[Any]
 _TILT = 0.5
 _UNIT = 2.0**-53
 _REACH = 12.0  # standard deviations of x kept
-_CELLS = 480
-_HEIGHTS = 16
+_CELLS = 320
+_HEIGHTS = 12
 _DIRECT = 30_000_000  # node pairs up to which phi is summed directly
 
 
