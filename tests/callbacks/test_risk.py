@@ -24,7 +24,7 @@ from lightning_priv.functional.reconstruction import (
 class CountingStrategy(SingleDeviceStrategy):
     """What the callback may expect of a private strategy; each training step counts."""
 
-    noise_multiplier, max_grad_norm, sample_rate, denominator = 1.0, 1.0, 0.5, 4.0
+    noise_multiplier, max_grad_norm, sample_rate, denominator = 1.0, 1.0, 1.0, 4.0
     delta = 1e-5
 
     def __init__(self) -> None:
@@ -106,7 +106,9 @@ def rows_of(logger: Memory, key: str) -> list[tuple[int | None, float]]:
 
 def test_live_numbers_and_the_final_media(tmp_path: Path) -> None:
     callback = RiskCorridor(max_norm=4.0, input_shape=[1, 8, 8], max_overhead=0.999)
-    logger = fit(callback, tmp_path)
+    strategy = CountingStrategy()
+    strategy.sample_rate = 0.5
+    logger = fit(callback, tmp_path, strategy)
     identification = rows_of(logger, "risk/identification")
     assert len(identification) >= 2
     values = [value for _, value in identification]

@@ -80,6 +80,19 @@ class Composition:
         """Logarithm of E_Q e^(S/2), the Hellinger affinity of the two laws."""
         return sum(steps * PrivacyLoss(sigma, q).log_moment for sigma, q, steps in phases)
 
+    @staticmethod
+    def log_failure(level: float, phases: Sequence[Phase]) -> float:
+        """Logarithm of a bound on 1 - sup {P(E) : Q(E) <= level}, by Chernoff's bounds.
+
+        Q(S > t) <= M(s) e^(-st) and P(S <= t) <= M(s) e^((1-s)t) for every s within (0, 1); take t
+        with the first equal to ``level``.
+        """
+        orders = np.geomspace(0.002, 0.5, 40)
+        moments = sum(
+            steps * PrivacyLoss(sigma, q).log_moments(orders) for sigma, q, steps in phases
+        )
+        return float(np.min((moments - (1 - orders) * math.log(level)) / orders))
+
     @classmethod
     def within(
         cls,
@@ -246,13 +259,19 @@ class Composition:
             worst = max(e.error for e in enclosed) + 8 * _UNIT
             best_upper = min(best_upper, *(v + worst for v in values))
             left, middle, right = values
-            if left - middle > 2 * worst and right - middle > 2 * worst:
+            falling = left - middle > 2 * worst
+            if right - middle > 2 * worst and (falling or step > 1.0):
                 # the distances to the neighbours differ by the factor e^step
                 ratio = math.exp(step)
                 fall = max(
                     (left - middle + 2 * worst) * ratio, (right - middle + 2 * worst) / ratio
                 )
-                best_lower = max(best_lower, middle - worst - fall)
+                lower = middle - worst - fall
+                if not falling:
+                    # the minimum may lie further left: there the chord, down to y = 0
+                    at_zero = left - worst - (middle - left + 2 * worst) / math.expm1(step)
+                    lower = min(lower, left - worst, at_zero)
+                best_lower = max(best_lower, lower)
                 break
             # not yet a certified valley: move to the lower side, or look wider
             if left - middle < -2 * worst:

@@ -52,6 +52,7 @@ class PrivacyLoss:
         self._rise = self._segment_bounds(self._heights)
         nodes, weights = self._quadrature(self._step(0.0, 1e-30))
         loss = self._loss(nodes)
+        self._coarse = loss, weights
         # M(1/2) - 1 = -E[(e^l - 1)/2 - (e^(l/2) - 1)], since E e^l = 1: no cancellation
         half = np.expm1(_TILT * loss)
         gap = 0.5 * half * half  # equals (e^l - 1)/2 - (e^(l/2) - 1)
@@ -66,6 +67,14 @@ class PrivacyLoss:
         self._fourth = float(tilted @ away**4)
         self.mean_without = float(weights @ loss)
         self.variance_without = float(weights @ (loss - self.mean_without) ** 2)
+
+    def log_moments(self, orders: Array) -> Array:
+        """Logarithm of E e^(s l) without the record, for orders s within (0, 1)."""
+        loss, weights = self._coarse
+        # E e^l = 1, so that s (e^l - 1) may be taken off: no cancellation
+        with np.errstate(over="ignore"):
+            excess = [weights @ (np.expm1(s * loss) - s * np.expm1(loss)) for s in orders]
+        return np.log1p(np.minimum(np.array(excess), 0.0))
 
     def _loss(self, x: Array) -> Array:
         exponent = (2 * x - 1) / (2 * self.sigma**2)

@@ -116,14 +116,14 @@ def rero_composition(
         return closed
     if any(sigma < _BARE for sigma, _, _ in phases):
         return _nearly_noiseless(kappa, phases)
+    # where the two laws are far apart this alone decides
+    floor = max(kappa, -math.expm1(min(Composition.log_failure(kappa, phases), 0.0)) - 1e-15)
     try:
         composition = _composition(phases, _reach(-math.log(kappa)), tolerance)
-    except _SaturatedError as state:
-        # errors of the test S > t with t chosen from Q(S > t) <= e^(-t/2) M and P likewise
-        return max(kappa, 1.0 - math.exp(state.log_affinity) / kappa), 1.0
+    except _SaturatedError:
+        return floor, 1.0
     lower, upper = composition.blow_up(kappa)
-    separated = 1.0 - math.exp(2 * composition.log_moment) / kappa  # from the affinity alone
-    return max(lower, kappa, separated), min(upper, 1.0)
+    return max(lower, floor), max(min(upper, 1.0), floor)
 
 
 def rero_subsampled_gaussian_inverse(
@@ -365,7 +365,7 @@ def _reach(threshold: float) -> int:
     return next(r for r in (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2**20) if threshold <= r)
 
 
-@lru_cache(maxsize=6)
+@lru_cache(maxsize=3)
 def _composition(phases: tuple[Phase, ...], reach: int, tolerance: float) -> Composition:
     probe = Composition.affinity(phases)
     if 2 * probe + reach < math.log(_SATURATED):
