@@ -15,6 +15,7 @@ from lightning_priv.nn.lorentz._base import LorentzModule
 from lightning_priv.nn.lorentz.classifier import LorentzMLR
 from lightning_priv.nn.lorentz.conv_norm import LorentzConvNorm
 from lightning_priv.nn.lorentz.linear import LorentzLinear
+from lightning_priv.nn.lorentz.manifold import LorentzManifold
 
 __all__ = ["StageReport", "lorentz_stages", "manifold_values", "observe"]
 
@@ -78,7 +79,7 @@ def manifold_values(module: nn.Module) -> list[float]:
     manifolds = {
         id(m.manifold): m.manifold for m in module.modules() if isinstance(m, LorentzModule)
     }
-    return [float(manifold.k.detach()) for manifold in manifolds.values()]
+    return [_number(manifold) for manifold in manifolds.values()]
 
 
 def observe(module: nn.Module, forward: Callable[[], Any]) -> dict[str, StageReport]:
@@ -180,7 +181,12 @@ def _distance(s: Tensor, centre: Tensor, k: float) -> Tensor:
 
 def _k(layer: Any) -> float:
     holder = layer.conv if isinstance(layer, LorentzConvNorm) else layer
-    return float(holder.manifold.k.detach())
+    return _number(holder.manifold)
+
+
+def _number(manifold: LorentzManifold) -> float:
+    value = manifold.value
+    return float(value.detach()) if isinstance(value, Tensor) else value
 
 
 @contextmanager
