@@ -195,7 +195,7 @@ class ManifoldMonitor(Callback):
 def _complaints(report: StageReport, centre: float, reach: float) -> dict[str, str]:
     """What is wrong in a stage, by reason."""
     found = {}
-    if not all(map(math.isfinite, (report.median, report.top, report.reach))):
+    if not math.isfinite(report.reach):
         found["nan"] = "there are NaN or infinite values; the step that follows will fail"
     if report.centre > centre:
         found["centre"] = (
@@ -242,8 +242,9 @@ def _named(stage: str, report: StageReport) -> dict[str, float]:
     quantiles = ("radius_q05", "radius_q50", "radius_q95", "radius_max")
     names = (*quantiles, "reach", "centre", "spread", "cut")
     values = zip(names, astuple(report), strict=True)
-    # a stage without a norm has no spread
-    return {f"{stage}/{name}": value for name, value in values if value == value}
+    # a stage without a norm has no spread, and one that was not called has nothing
+    called = report.median == report.median
+    return {f"{stage}/{name}": value for name, value in values if called and value == value}
 
 
 def _samples(batch: Any) -> Tensor:

@@ -165,7 +165,7 @@ def test_a_warning_comes_before_the_failure(precision: str) -> None:
         ({"reach": 23.0}, "reach"),
         ({"cut": 0.02}, "cut"),
         ({"spread": 5e-4}, "spread"),
-        ({"median": math.nan}, "nan"),
+        ({"reach": math.nan}, "nan"),
         ({"reach": math.inf}, "nan"),
     ],
 )
@@ -176,6 +176,7 @@ def test_each_reason(report: dict[str, float], reason: str) -> None:
     assert reason in _complaints(StageReport(**{**healthy, **report}), 6.0, 22.0)
     headlike = {**healthy, "spread": math.nan, "cut": math.nan, "centre": math.nan}
     assert _complaints(StageReport(**headlike), 6.0, 22.0) == {}
+    assert _complaints(StageReport(), 6.0, 22.0) == {}  # a stage that was not called
 
 
 def test_accumulated_batches_are_one_step() -> None:

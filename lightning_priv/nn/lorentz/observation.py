@@ -35,7 +35,7 @@ class StageReport:
         median: their median.
         high: their 95 % quantile.
         top: the largest of them.
-        reach: largest radius behind any layer of the stage.
+        reach: largest radius behind any layer of the stage; 0 if no layer was called.
         centre: largest radius of the mean of what enters a norm; NaN without a norm.
         spread: smallest mean distance to that mean, over sqrt(k); NaN without a norm.
         cut: largest share of the positions of a norm (or exp map) that are cut at radius 10; NaN
@@ -46,7 +46,7 @@ class StageReport:
     median: float = math.nan
     high: float = math.nan
     top: float = math.nan
-    reach: float = math.nan
+    reach: float = 0.0
     centre: float = math.nan
     spread: float = math.nan
     cut: float = math.nan
@@ -62,12 +62,13 @@ def lorentz_stages(module: nn.Module) -> dict[str, list[nn.Module]]:
         module: the network.
 
     Returns:
-        Layers of each stage, in order; empty if there is no Lorentz layer.
+        Layers of each stage, in order; empty if there is no Lorentz layer. Layers that end the
+        Lorentz part of a network (log maps) are not among them.
     """
     units = [name for name, m in module.named_modules() if isinstance(m, LorentzConvNorm)]
     stages: dict[str, list[nn.Module]] = {}
     for name, layer in module.named_modules():
-        if isinstance(layer, (LorentzModule, LorentzConvNorm)):
+        if isinstance(layer, (LorentzModule, LorentzConvNorm)) and _gives_points(layer):
             outer = next((unit for unit in units if name.startswith(f"{unit}.")), name)
             stages.setdefault(_up_to_number(outer), []).append(layer)
     shared = _shared_prefix([name.split(".") for name in stages])
@@ -119,8 +120,6 @@ class _Stage:
         self.cut: list[float] = []
 
     def hook(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if type(layer).__name__ in _TANGENT:
-            return
         # logits are no points, but what enters the head is
         points = _points(layer, inputs[0] if isinstance(layer, LorentzMLR) else output)
         k = _k(layer)
@@ -149,11 +148,15 @@ class _Stage:
             median=median,
             high=high,
             top=top,
-            reach=_worst(self.reach, max),
+            reach=_worst(self.reach, max) if self.reach else 0.0,
             centre=_worst(self.centre, max),
             spread=_worst(self.spread, min),
             cut=_worst(self.cut, max),
         )
+
+
+def _gives_points(layer: nn.Module) -> bool:
+    return type(layer).__name__ not in _TANGENT
 
 
 def _worst(values: list[float], choose: Callable[[list[float]], float]) -> float:

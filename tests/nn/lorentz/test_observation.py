@@ -14,6 +14,7 @@ from lightning_priv.nn.lorentz import (
     LorentzMLR,
     to_point,
 )
+from lightning_priv.nn.lorentz._base import LorentzModule
 from lightning_priv.nn.lorentz.observation import lorentz_stages, manifold_values, observe
 
 
@@ -103,3 +104,27 @@ def test_a_shared_curvature_counts_once() -> None:
     assert manifold_values(net) == [pytest.approx(2.0)]
     both = nn.Sequential(net, LorentzMLR(4, 2, LorentzManifold(0.5)))
     assert manifold_values(both) == [pytest.approx(2.0), 0.5]
+
+
+def test_a_layer_that_is_not_called_has_no_numbers() -> None:
+    net = nn.ModuleDict({"used": LorentzConv2d(1, 2, 3), "idle": LorentzConv2d(1, 2, 3)})
+    reports = observe(net, lambda: net["used"](torch.randn(1, 1, 4, 4)))
+    assert reports["used"].reach > 0
+    assert reports["idle"].reach == 0
+    assert math.isnan(reports["idle"].median)
+
+
+def test_what_gives_tangent_vectors_is_no_stage() -> None:
+    class LorentzLogMap(LorentzModule):
+        def forward(self, s: torch.Tensor) -> torch.Tensor:
+            return s * 1e30
+
+    net = nn.Sequential(LorentzConv2d(1, 2, 3), LorentzLogMap())
+    x = torch.randn(1, 1, 4, 4)
+    assert list(observe(net, lambda: net(x))) == ["0"]  # the convolution alone
+
+
+def test_values_that_are_no_numbers() -> None:
+    conv = LorentzConv2d(1, 2, 3)
+    x = torch.full((1, 1, 4, 4), torch.nan)
+    assert math.isnan(observe(conv, lambda: conv(x))["net"].reach)
