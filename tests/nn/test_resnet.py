@@ -97,14 +97,14 @@ def test_resnet9_size():
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(ValueError, match=r"depth must be one of \[10, 18, 34\]"):
+    with pytest.raises(ValueError, match=r"depth must be one of \[10, 18, 34, 50\]"):
         ResNet(19, 5)
     with pytest.raises(ValueError, match="norm must be one of"):
         ResNet(10, 5, norm="layer")
     with pytest.raises(ValueError, match="variant must be one of"):
         HyperbolicResNet(10, 5, "x")
-    with pytest.raises(ValueError, match="'group' goes with the variants"):
-        HyperbolicResNet(10, 5, "l", norm="group")
+    with pytest.raises(ValueError, match="norm must be one of batch, group, none, sync_batch"):
+        HyperbolicResNet(10, 5, "l", norm="layer")
     with pytest.raises(ValueError, match="learn_k has no meaning"):
         HyperbolicResNet(10, 5, "e", learn_k=True)
     with pytest.raises(ValueError, match="at least 1"):

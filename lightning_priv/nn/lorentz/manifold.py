@@ -7,12 +7,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from lightning_priv.functional.lorentz import parallel_transport
+from lightning_priv.functional.lorentz import (
+    exp_map,
+    exp_map_origin,
+    log_map_origin,
+    parallel_transport,
+    project_tangent,
+)
 
 __all__ = ["LorentzManifold"]
 
 # A learnable k is MIN_K + softplus(raw_k): softplus alone underflows to 0 in float32.
 _MIN_K = 1e-4
+# Longest tangent vector in units of sqrt(k) that an exponential map follows (official code).
+_MAX_NORM = 10.0
 
 
 class LorentzManifold(geoopt.Lorentz):
@@ -71,6 +79,38 @@ class LorentzManifold(geoopt.Lorentz):
         if not (self.learnable and math.isfinite(k) and k > _MIN_K):
             raise ValueError(f"set_k needs a learnable k and a number above {_MIN_K:g}, got {k}")
         self.raw_k.fill_(_raw(k))
+
+    def expmap(
+        self, x: Tensor, u: Tensor, *, norm_tan: bool = True, project: bool = True, dim: int = -1
+    ) -> Tensor:
+        """Exponential map; geoopt's floors |u| at 1e-4, so that zero steps would move points.
+
+        Args:
+            x: points.
+            u: tangent vectors; |u| / sqrt(k) is cut at 10.
+            norm_tan: project ``u`` on the tangent space first.
+            project: without effect, the result lies on the manifold.
+            dim: axis of the components.
+
+        Returns:
+            Points.
+        """
+        x, u = x.movedim(dim, -1), u.movedim(dim, -1)
+        if norm_tan:
+            u = project_tangent(x, u, self.value)
+        return exp_map(x, u, self.value, _MAX_NORM).movedim(-1, dim)
+
+    retr = expmap
+
+    def expmap0(self, u: Tensor, *, project: bool = True, dim: int = -1) -> Tensor:
+        """Exponential map at the origin of vectors (0, v); see ``expmap``."""
+        v = u.movedim(dim, -1)[..., 1:]
+        return exp_map_origin(v, self.value, _MAX_NORM).movedim(-1, dim)
+
+    def logmap0(self, y: Tensor, *, dim: int = -1) -> Tensor:
+        """Logarithm at the origin, (0, v), without geoopt's floor."""
+        v = log_map_origin(y.movedim(dim, -1), self.value)
+        return torch.nn.functional.pad(v, (1, 0)).movedim(-1, dim)
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor, *, dim: int = -1) -> Tensor:
         """Parallel transport in closed form; geoopt's divides by d(x, y)^2, noise when tiny."""
