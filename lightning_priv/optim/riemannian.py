@@ -92,8 +92,19 @@ class RiemannianAdam(geoopt.optim.RiemannianAdam):
             stabilize=stabilize,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Keep step counts whole numbers when a state is loaded.
 
-class RiemannianAdamW(geoopt.optim.RiemannianAdam):
+        torch turns them into float32 tensors, in which geoopt would then compute its bias
+        corrections: a resumed run would not equal an unbroken one.
+        """
+        super().__setstate__(state)
+        for values in self.state.values():
+            if "step" in values:
+                values["step"] = int(values["step"])
+
+
+class RiemannianAdamW(RiemannianAdam):
     """Riemannian Adam with decoupled weight decay; ordinary parameters as ``torch.optim.AdamW``.
 
     A point is decayed along the manifold: after the step it moves on the geodesic to the origin
