@@ -22,3 +22,5 @@ from .sync_norm import LorentzSyncBatchNorm1d as LorentzSyncBatchNorm1d
 from .sync_norm import LorentzSyncBatchNorm2d as LorentzSyncBatchNorm2d
 from .tangent import LorentzExpMap as LorentzExpMap
 from .tangent import LorentzLogMap as LorentzLogMap
+from .reference import load_reference_state as load_reference_state
+from .reference import reference_state as reference_state
