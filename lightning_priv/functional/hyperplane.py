@@ -64,7 +64,7 @@ def hyperplane_response(
         Logits, shape of ``products``.
     """
     r = root(k)
-    length = lengths + _TINY
+    length = lengths.clamp_min(_TINY)
     a = (offsets / r).clamp(-_MAX_OFFSET, _MAX_OFFSET)
     alpha = a.cosh() * products - a.sinh() * length * time
     return r * length * torch.asinh(alpha / (r * length))
@@ -130,7 +130,7 @@ def poincare_hyperplane_logits(
             f"{tuple(directions.shape)}, gains {tuple(gains.shape)}, offsets {tuple(offsets.shape)}"
         )
     rc = root(c)
-    unit = directions / (directions.norm(dim=-1, keepdim=True) + _TINY)
+    unit = directions / directions.norm(dim=-1, keepdim=True).clamp_min(_TINY)
     angle = (2 * rc * offsets).clamp(-_MAX_OFFSET, _MAX_OFFSET)
     cx2 = c * x.square().sum(-1, keepdim=True)
     numerator = 2 * rc * (x @ unit.mT) * angle.cosh() - (1 + cx2) * angle.sinh()

@@ -106,7 +106,7 @@ def _kernel_prefix(conv: nn.Module) -> str:
 
 def _encode_conv(conv: LorentzConv1d | LorentzConv2d | LorentzConvTranspose2d) -> State:
     assert conv.time_weight is not None
-    weight = conv.weight
+    weight: Tensor = conv.weight
     if weight.dim() == 4:  # window outside, channels inside; the 1d layer has it the other way
         weight = weight.permute(0, 2, 3, 1)
     state = _whole(weight.flatten(1), conv.time_weight, conv.bias)

@@ -76,7 +76,7 @@ def load_reference_state(module: nn.Module, state_dict: Mapping[str, Any]) -> No
     _check_names_and_shapes(module, layers, wanted, state)
     manifold = _manifold(module)
     k = _common_k(module, manifold, curvatures)
-    old = None if k is None or manifold is None else float(manifold.value)
+    old = None if k is None or manifold is None else float(manifold.k.detach())
     if manifold is not None and k is not None:
         manifold.set_k(k)
     try:
@@ -219,7 +219,7 @@ def _common_k(
         )
     if manifold.learnable:
         return k
-    own = float(manifold.value)
+    own = float(manifold.k.detach())
     if abs(k - own) > 1e-6 * own:
         raise ValueError(
             f"the state belongs to k={k:g}, {type(module).__name__} has k={own:g}; build it with "
