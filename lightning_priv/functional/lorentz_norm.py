@@ -155,6 +155,9 @@ def lorentz_normalize(
     )
     e = h * b_dot / (r * (r + t_b)) + rho.cosh()
 
+    if mean.dim() == 2:  # out of place: torch.func has no rule for addcmul_ over samples
+        y = torch.addcmul(e * b, s, h)
+        return (y if c is None else torch.addcmul(y, h * c, m)), spread
     y = s * h
     if c is not None:
         y = y.addcmul_(h * c, m)

@@ -148,28 +148,30 @@ def test_group_norm_of_one_position_only_scales(k):
     assert_close(norm(s[:, :, None, None])[:, :, 0, 0], norm(s), **TIGHT)
 
 
-def test_network_with_group_norm_mixes_no_samples_and_has_per_sample_gradients():
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"residual": "weighted_centroid", "linear": "point_to_hyperplane", "trivialize_beta": True},
+    ],
+)
+def test_network_with_group_norm_is_accepted_by_per_sample_gradient_engines(options):
+    from opacus import GradSampleModule
     from opacus.validators import ModuleValidator
 
-    net = HyperbolicResNet(10, 3, "l", in_channels=2, width=2, norm="group")
+    net = HyperbolicResNet(10, 3, "l", in_channels=2, width=2, norm="group", **options)
     assert ModuleValidator.validate(net) == []
     x, label = torch.randn(3, 2, 8, 8), torch.tensor([0, 2, 1])
-    assert_close(net(x)[:1], net(x[:1]), **TIGHT)
-    parameters = {n: p.detach() for n, p in net.named_parameters()}
-
-    def loss(values, image, target):
-        logits = torch.func.functional_call(net, values, (image[None],))
-        return torch.nn.functional.cross_entropy(logits, target[None])
-
-    per_sample = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, x, label)
-    for index in range(3):
-        net.zero_grad()
-        value = torch.nn.functional.cross_entropy(
-            net(x[index : index + 1]), label[index : index + 1]
-        )
-        value.backward()
-        for name, parameter in net.named_parameters():
-            assert_close(per_sample[name][index], parameter.grad, rtol=1e-9, atol=1e-11)
+    assert_close(net(x)[:1], net(x[:1]), **TIGHT)  # samples do not mix
+    loss = torch.nn.functional.cross_entropy
+    alone = []
+    for image, target in zip(x, label, strict=True):
+        gradient = torch.autograd.grad(loss(net(image[None]), target[None]), net.parameters())
+        alone.append(gradient)
+    engine = GradSampleModule(net, loss_reduction="sum")
+    loss(engine(x), label, reduction="sum").backward()
+    for parameter, *want in zip(net.parameters(), *alone, strict=True):
+        assert_close(parameter.grad_sample, torch.stack(want), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("k", CURVATURES)
@@ -186,7 +188,7 @@ def test_residual_connections(k):
     both = torch.stack([x, y], -2)
     assert_close(joint(s, u).movedim(1, -1), fn.lorentz_centroid(both, k=k)[..., 1:], **TIGHT)
     with torch.no_grad():
-        joint.log_weight.fill_(0.7)
+        joint.weigh.log_weight.fill_(0.7)
     weights = torch.tensor([1.0, math.exp(0.7)])
     want = fn.lorentz_centroid(both, weights, k)[..., 1:]
     assert_close(joint(s, u).movedim(1, -1), want, **TIGHT)
