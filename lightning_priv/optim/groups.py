@@ -11,11 +11,12 @@ __all__ = ["parameter_groups"]
 def parameter_groups(
     module: nn.Module, lr: float, manifold_lr_scale: float = 0.2, k_lr: float = 1e-4
 ) -> list[dict[str, Any]]:
-    """Split parameters into the groups ``euclidean``, ``manifold`` and ``curvature``.
+    """Split parameters into the groups ``euclidean``, ``manifold``, ``scale`` and ``curvature``.
 
     Points of a manifold (the betas of Lorentz batch norms) learn at ``manifold_lr_scale * lr``; a
     learnable curvature learns at ``k_lr`` without weight decay (Bdeir et al. 2024, official code).
-    Empty groups are left out.
+    Scalars called ``scale`` (the normalised ``LorentzLinear``'s), which that code does not train at
+    all, learn at ``lr`` without weight decay. Empty groups are left out.
 
     Args:
         module: the network.
@@ -37,7 +38,12 @@ def parameter_groups(
         raise ValueError("the module has no parameter that requires a gradient")
     curvature = [p for p in trainable if id(p) in curvatures]
     manifold = [p for p in trainable if isinstance(p, ManifoldParameter)]
-    special = {id(p) for p in curvature + manifold}
+    scale = [
+        p
+        for name, p in module.named_parameters()
+        if p.requires_grad and name.split(".")[-1] == "scale" and p.dim() == 0
+    ]
+    special = {id(p) for p in curvature + manifold + scale}
     groups: list[dict[str, Any]] = [
         {
             "name": "euclidean",
@@ -45,6 +51,7 @@ def parameter_groups(
             "lr": lr,
         },
         {"name": "manifold", "params": manifold, "lr": lr * manifold_lr_scale},
+        {"name": "scale", "params": scale, "lr": lr, "weight_decay": 0.0},
         {"name": "curvature", "params": curvature, "lr": k_lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]

@@ -1,14 +1,23 @@
 """Lorentz batch normalisation."""
 
 import torch
-from geoopt import ManifoldParameter
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_priv.errors import OffManifoldError
-from lightning_priv.functional.lorentz_norm import lorentz_channel_mean, lorentz_normalize
+from lightning_priv.functional.lorentz_norm import (
+    Average,
+    lorentz_channel_mean,
+    lorentz_normalize,
+)
 from lightning_priv.functional.lorentz_sets import centroid_space
-from lightning_priv.nn.lorentz._base import LorentzModule
 from lightning_priv.nn.lorentz._checks import check_channels
+from lightning_priv.nn.lorentz._norm_base import (
+    LorentzNorm,
+    MeanReduction,
+    Mode,
+    Variance,
+    check_choice,
+)
 from lightning_priv.nn.lorentz.manifold import LorentzManifold
 
 __all__ = ["LorentzBatchNorm1d", "LorentzBatchNorm2d"]
@@ -17,7 +26,7 @@ __all__ = ["LorentzBatchNorm1d", "LorentzBatchNorm2d"]
 _FAR_OUT = 2.0
 
 
-class _LorentzBatchNorm(LorentzModule):
+class _LorentzBatchNorm(LorentzNorm):
     """Batch normalisation of space components (B, C) or (B, C, *); see ``LorentzBatchNorm2d``."""
 
     _dims: tuple[int, ...] = ()
@@ -31,19 +40,31 @@ class _LorentzBatchNorm(LorentzModule):
         eps: float = 1e-5,
         momentum: float = 0.1,
         stable: bool | None = None,
+        variance: Variance = "mean_distance",
+        mean_reduction: MeanReduction = "per_image",
+        mode: Mode = "full",
+        trivialize_beta: bool = False,
     ) -> None:
-        super().__init__(manifold)
-        self.num_features = num_features
-        self.eps = eps
+        super().__init__(num_features, manifold, eps, variance, mode, trivialize_beta)
+        check_choice("mean_reduction", mean_reduction, ("per_image", "flat"))
         self.momentum = momentum
         self.stable = stable
-        self.beta = ManifoldParameter(
-            self.manifold.origin(num_features + 1, dtype=torch.get_default_dtype()),
-            manifold=self.manifold,
-        )
-        self.gamma = nn.Parameter(torch.ones(1))
+        self.mean_reduction: MeanReduction = mean_reduction
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_spread", torch.ones(1))
+
+    @property
+    def fusable(self) -> bool:
+        """Whether ``fused.py`` computes this layer: local statistics and the published options."""
+        return (
+            self.variance == "mean_distance"
+            and self.mean_reduction == "per_image"
+            and self.mode == "full"
+        )
+
+    def _average(self) -> Average | None:
+        """How means are formed in training; ``None`` for those of the local batch."""
+        return None
 
     def forward(self, s: Tensor) -> Tensor:
         """Space components, shape (B, C) or (B, C, H, W), to the same shape."""
@@ -66,19 +87,22 @@ class _LorentzBatchNorm(LorentzModule):
 
     def _normalize(self, points: Tensor) -> Tensor:
         k = self.k
+        average = self._average() if self.training else None
         if self.training:
-            mean, spread = lorentz_channel_mean(points, k), None
+            mean, spread = lorentz_channel_mean(points, k, self.mean_reduction, average), None
         else:
             mean, spread = _exp_origin(self.running_mean, k), self.running_spread
         y, spread = lorentz_normalize(
             points,
             mean,
-            self.beta[1:],
+            self.beta_space,
             self.gamma,
             spread,
             k,
             eps=self.eps,
             stable=self._use_stable(mean),
+            variance=self.variance,
+            average=average,
         )
         if self.training:
             self.update_running_statistics(mean.detach(), spread.detach())
@@ -103,7 +127,7 @@ class _LorentzBatchNorm(LorentzModule):
 
         Args:
             mean: space components of the batch mean, shape (num_features,).
-            spread: mean distance to it, shape (1,).
+            spread: mean distance to it (``frechet``: mean squared distance), shape (1,).
         """
         k = self.k
         old = _exp_origin(self.running_mean, k)
@@ -117,7 +141,9 @@ class _LorentzBatchNorm(LorentzModule):
 
     def extra_repr(self) -> str:
         """Fields shown by ``repr``."""
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+        text = f"{super().extra_repr()}, momentum={self.momentum}"
+        flat = self.mean_reduction == "flat"
+        return f"{text}, mean_reduction=flat" if flat else text
 
 
 class LorentzBatchNorm2d(_LorentzBatchNorm):
@@ -127,7 +153,8 @@ class LorentzBatchNorm2d(_LorentzBatchNorm):
     it (the published code; its text speaks of a Fréchet variance); points are centred at the mean,
     scaled by gamma/(spread + eps) in the tangent space at the origin and centred at beta.
     Evaluation uses running statistics: a tangent vector at the origin and a spread.
-    Statistics are those of the local batch: under DDP every rank has its own.
+    Statistics are those of the local batch: under DDP every rank has its own, see
+    ``LorentzSyncBatchNorm2d``.
 
     Args:
         num_features: space channels.
@@ -137,6 +164,12 @@ class LorentzBatchNorm2d(_LorentzBatchNorm):
         stable: ``True`` always uses the two-pass form, exact far from the origin, ``False`` never;
             ``None`` decides by the radius of the mean, which reads one number from the device for
             every call (and thereby notices NaN).
+        variance: ``mean_distance``, or ``frechet``: the spread is the mean squared distance and
+            points are scaled by gamma/sqrt(spread + eps).
+        mean_reduction: ``per_image``, or ``flat``: the centroid of all positions of all images.
+        mode: ``full``, or ``centering_only``: no scaling and no gamma.
+        trivialize_beta: hold beta as its space components, an ordinary parameter of shape
+            (num_features,) that needs no Riemannian optimizer, in place of a point of the manifold.
 
     Shape:
         Input and output (B, num_features, H, W): space components.

@@ -300,3 +300,32 @@ def test_transport_of_the_manifold_has_no_zero_over_zero():
     y = fn.to_point(torch.randn(3, 4), 2.0)
     assert_close(manifold.transp(x, y, v), oracle.transp(x, y, v), rtol=1e-9, atol=1e-9)
     assert_close(manifold.transp(x.T, y.T, v.T, dim=0).T, manifold.transp(x, y, v), **TIGHT)
+
+
+def test_maps_of_the_manifold_are_geoopts_without_its_floor_on_norms():
+    manifold, oracle = ll.LorentzManifold(2.0), geoopt.Lorentz(k=torch.tensor(2.0))
+    x = fn.to_point(torch.randn(3, 4), 2.0)
+    u = fn.project_tangent(x, torch.randn(3, 5), 2.0)
+    assert_close(manifold.expmap(x, u), oracle.expmap(x, u), rtol=1e-9, atol=1e-9)
+    assert_close(manifold.retr(x.T, u.T, dim=0).T, manifold.expmap(x, u), **TIGHT)
+    assert_close(manifold.expmap(x, 0 * u), x, **TIGHT)
+    v = torch.cat([torch.zeros(3, 1), torch.randn(3, 4)], 1)
+    assert_close(manifold.expmap0(v), oracle.expmap0(v), rtol=1e-9, atol=1e-9)
+    assert_close(manifold.logmap0(manifold.expmap0(v)), v, **TIGHT)
+    ambient = torch.randn(3, 5)
+    assert_close(manifold.expmap(x, ambient), oracle.expmap(x, ambient), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("k", [1e-3, 0.7, 30.0])
+def test_a_learnable_curvature_starts_where_it_should_and_cannot_leave_its_range(k):
+    manifold = ll.LorentzManifold(k, learnable=True)
+    assert_close(manifold.k, torch.tensor(k), rtol=1e-12, atol=0)
+    manifold.set_k(2.5)
+    assert_close(manifold.k, torch.tensor(2.5), rtol=1e-12, atol=0)
+    with torch.no_grad():
+        manifold.raw_k.fill_(-1e6)
+    assert manifold.k > 0
+    with pytest.raises(ValueError, match=r"must start above 0\.0001"):
+        ll.LorentzManifold(1e-5, learnable=True)
+    with pytest.raises(ValueError, match="set_k needs a learnable k"):
+        ll.LorentzManifold(1.0).set_k(2.0)
