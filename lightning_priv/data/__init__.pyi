@@ -1,0 +1,2 @@
+from .sampling import PoissonSampler as PoissonSampler
+from .sampling import ShuffleSampler as ShuffleSampler
