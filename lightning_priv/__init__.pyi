@@ -10,8 +10,8 @@ from . import optim as optim
 from . import reports as reports
 from . import strategies as strategies
 from . import workflows as workflows
-from .cli import PrivacyCLI as PrivacyCLI
 from .cli import main as main
+from .trainer import PrivacyCLI as PrivacyCLI
 from .trainer import PrivacyTrainer as PrivacyTrainer
 
 __version__: str

@@ -1,36 +1,39 @@
-"""Callbacks for other people's Trainers, by an environment variable and only on request.
+"""Callbacks for Trainers of other projects, without touching them.
 
-Lightning calls ``callbacks`` for every Trainer of every project in an environment where this
-package is installed, so it returns nothing, and imports nothing, unless asked.
+Lightning calls :func:`callbacks` for every Trainer of every project in the environment (entry point
+group ``lightning.pytorch.callbacks_factory``). It adds nothing unless asked.
 """
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
 
 __all__ = ["callbacks"]
 
-_VARIABLE = "LIGHTNING_PRIV_CALLBACKS"
 
-
-def callbacks() -> list[Any]:
-    """Callbacks named in ``LIGHTNING_PRIV_CALLBACKS``, for example ``PrivacyBudget,Dashboard``.
-
-    Returns:
-        One instance of each named class of ``lightning_priv.callbacks``, with default arguments.
+def callbacks() -> "list[Callback]":
+    """Make the callbacks that ``LIGHTNING_PRIV_CALLBACKS=Name,Name`` asks for, with their defaults.
 
     Raises:
-        ValueError: if a name is not one of them.
+        ValueError: if a name is not in ``lightning_priv.callbacks``.
     """
-    names = [name.strip() for name in os.environ.get(_VARIABLE, "").split(",") if name.strip()]
+    asked = os.environ.get("LIGHTNING_PRIV_CALLBACKS", "").replace(" ", "").split(",")
+    names = [name for name in asked if name]
     if not names:
         return []
-    from lightning_priv import callbacks as room
+    from lightning.pytorch import Callback
 
-    known = dir(room)
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{_VARIABLE} names {', '.join(unknown)}, which lightning_priv.callbacks does not "
-            f"have; it has {', '.join(sorted(known))}"
-        )
-    return [getattr(room, name)() for name in names]
+    import lightning_priv.callbacks
+
+    room = vars(lightning_priv.callbacks)
+    public = {name: getattr(lightning_priv.callbacks, name) for name in room["__all__"]}
+    kinds = {n: k for n, k in public.items() if isinstance(k, type) and issubclass(k, Callback)}
+    for name in names:
+        if name not in kinds:
+            raise ValueError(
+                f"LIGHTNING_PRIV_CALLBACKS names {name!r}, which is no callback of lightning_priv; "
+                f"accepted: {', '.join(kinds)}"
+            )
+    return [kinds[name]() for name in names]

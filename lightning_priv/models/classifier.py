@@ -141,9 +141,9 @@ class Classifier(LightningModule):
         """Update the validation metrics."""
         self._evaluate(batch, "val", self.val_loss, self.val_scores)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Update the test metrics."""
-        self._evaluate(batch, "test", self.test_loss, self.test_scores)
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Update the test metrics; gives ``logits`` (B, num_classes) and ``label`` (B,)."""
+        return self._evaluate(batch, "test", self.test_loss, self.test_scores)
 
     def predict_step(
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -162,7 +162,7 @@ class Classifier(LightningModule):
 
     def _evaluate(
         self, batch: Any, stage: str, mean_loss: MeanMetric, scores: MetricCollection
-    ) -> None:
+    ) -> dict[str, Tensor]:
         x, y = batch[0], batch[1]
         logits = self(x)
         # metrics, not numbers, are logged: they are exact over unequal batches and ranks
@@ -170,6 +170,7 @@ class Classifier(LightningModule):
         scores(logits, y)
         self.log(f"{stage}/loss", mean_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.log_dict(scores, on_step=False, on_epoch=True, prog_bar=True)
+        return {"logits": logits, "label": y}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer over the three parameter groups of the HCNN recipe, and the scheduler."""

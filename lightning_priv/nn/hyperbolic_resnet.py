@@ -54,6 +54,7 @@ class HyperbolicResNet(nn.Module):
         ValueError: for an unknown variant or depth, k <= 0, or options that do not go together.
 
     Example:
+        >>> import torch
         >>> net = HyperbolicResNet(10, num_classes=4, variant="l", width=4)
         >>> net(torch.randn(2, 3, 8, 8)).shape
         torch.Size([2, 4])
@@ -78,6 +79,8 @@ class HyperbolicResNet(nn.Module):
             raise ValueError(f"variant must be one of e, el, ep, l, got {variant!r}")
         if learn_k and variant in ("e", "ep"):
             raise ValueError(f"learn_k has no meaning for variant {variant!r}; use el or l")
+        if not clip_r > 0:
+            raise ValueError(f"clip_r must be > 0, got {clip_r}")
         self.variant = variant
         self.in_channels = in_channels
         self.clip_r = clip_r
@@ -96,7 +99,7 @@ class HyperbolicResNet(nn.Module):
         if self.variant == "e":
             return nn.Linear(features, num_classes)
         if self.variant == "ep":
-            return PoincareMLR(features, num_classes, c=1 / float(self.manifold.k))
+            return PoincareMLR(features, num_classes, c=1 / float(self.manifold.value))
         return LorentzMLR(features, num_classes, self.manifold)
 
     def features(self, x: Tensor) -> Tensor:
@@ -110,7 +113,7 @@ class HyperbolicResNet(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             h = clip_norm(h.to(next(self.head.parameters()).dtype), self.clip_r)
             if self.variant == "ep":
-                return ball_exp_map_origin(h, 1 / float(self.manifold.k))
+                return ball_exp_map_origin(h, 1 / float(self.manifold.value))
             return exp_map_origin(h, self.manifold.value)[..., 1:]
 
     def forward(self, x: Tensor) -> Tensor:

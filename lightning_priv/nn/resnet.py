@@ -156,6 +156,7 @@ class ResNet(nn.Module):
         ValueError: for an unknown depth or a width below 1.
 
     Example:
+        >>> import torch
         >>> ResNet(10, num_classes=4, width=8)(torch.randn(2, 3, 16, 16)).shape
         torch.Size([2, 4])
     """

@@ -25,6 +25,7 @@ class MLP(nn.Module):
         ValueError: on input with another number of values a sample.
 
     Example:
+        >>> import torch
         >>> MLP(64, 10)(torch.randn(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
@@ -68,6 +69,7 @@ class SmallCNN(nn.Module):
         Input (B, in_channels, H, W) with H, W >= 4, output (B, num_classes): logits.
 
     Example:
+        >>> import torch
         >>> SmallCNN(10, in_channels=1)(torch.randn(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """

@@ -1,0 +1,3 @@
+from .figures import confusion_matrix as confusion_matrix
+from .figures import learning_curves as learning_curves
+from .tables import Table as Table

@@ -41,6 +41,7 @@ class LorentzConv2d(LorentzModule):
         ValueError: on input of another rank or number of channels.
 
     Example:
+        >>> import torch
         >>> LorentzConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape
         torch.Size([2, 8, 5, 5])
     """

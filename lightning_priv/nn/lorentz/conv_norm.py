@@ -76,7 +76,7 @@ class LorentzConvNorm(nn.Module):
         check_channels(x, conv.in_channels, (4,), "LorentzConv2d", 1)
         norm.check_batch(x.shape[0] * _positions(conv, x))
         spec = FusedSpec(
-            float(conv.manifold.k),
+            float(conv.manifold.value),
             norm.eps,
             conv.kernel_size,
             conv.stride,
@@ -86,7 +86,7 @@ class LorentzConvNorm(nn.Module):
             always_one_pass=norm.stable is False,
         )
         y, mean, spread = fused_conv_norm(
-            x, conv.weight, conv.time_weight, conv.bias, norm.beta[1:], norm.gamma, skip, spec
+            x, conv.weight, conv.time_weight, conv.bias, norm.beta, norm.gamma, skip, spec
         )
         norm.update_running_statistics(mean, spread)
         return y

@@ -19,6 +19,7 @@ class LorentzFlatten(nn.Module):
         Input (B, C, *), output (B, P * C) with P positions.
 
     Example:
+        >>> import torch
         >>> LorentzFlatten()(torch.ones(2, 3, 4, 4)).shape
         torch.Size([2, 48])
     """

@@ -17,14 +17,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from lightning_priv.errors import OffManifoldError
-from lightning_priv.functional._stable import asinhc, safe_sqrt, sinhc
-from lightning_priv.functional.window import window_sum
+from lightning_priv.functional.window import window_sum, window_sum_transpose
 
 __all__ = ["FarFromOriginError", "FusedSpec", "fused_conv_norm"]
 
 _MAX_RADIUS = 10.0  # as in lorentz_normalize
 _FAR_OUT = 2.0  # |mean| above which the two-pass form is needed; see LorentzBatchNorm2d
 _FLOOR = 1e-8  # as in centroid_space
+_TINY = 1e-18  # smallest x = |s'|/r; its square is a normal float32 number
 
 
 class FarFromOriginError(ArithmeticError):
@@ -62,7 +62,7 @@ def fused_conv_norm(
         weight: shape (C_out, C_in, kh, kw).
         time_weight: shape (C_out,).
         bias: shape (C_out,) or None.
-        beta: space components of the new centre, shape (C_out,).
+        beta: the new centre, a point of shape (1 + C_out,); its time entry is not read.
         gamma: target spread, shape (1,).
         skip: added before the ReLU, shape of the output, or None.
         spec: everything else.
@@ -91,6 +91,7 @@ class _Scalars:
     mb: Any  # m.b
     mu0: Any  # time of the mean
     b0: Any  # time of beta
+    length: Any  # f with mean = f * (average of the images' centroids)
     gain: Any = 0.0  # G = gamma / (spread + eps)
     denominator: Any = 1.0  # spread + eps
 
@@ -99,8 +100,9 @@ def _read(values: Tensor) -> list[Any]:
     return values.tolist() if values.device.type == "cpu" else list(values.unbind())
 
 
-def _scalars(mean: Tensor, beta: Tensor, spec: FusedSpec) -> _Scalars:
-    mm, bb, mb = _read(torch.stack([mean @ mean, beta @ beta, mean @ beta]))
+def _scalars(mean: Tensor, beta: Tensor, length: Tensor, spec: FusedSpec) -> _Scalars:
+    products = [mean.dot(mean), beta.dot(beta), mean.dot(beta), length[0]]
+    mm, bb, mb, length_ = _read(torch.stack(products))
     if not spec.always_one_pass:
         size = float(mm)
         if size != size or size == float("inf"):
@@ -110,7 +112,7 @@ def _scalars(mean: Tensor, beta: Tensor, spec: FusedSpec) -> _Scalars:
             )
         if size > _FAR_OUT**2:
             raise FarFromOriginError
-    return _Scalars(mm, bb, mb, (mm + spec.k) ** 0.5, (bb + spec.k) ** 0.5)
+    return _Scalars(mm, bb, mb, (mm + spec.k) ** 0.5, (bb + spec.k) ** 0.5, length_)
 
 
 @dataclass(slots=True)
@@ -119,29 +121,23 @@ class _Maps:
 
     t: Tensor  # time of z
     c: Tensor  # the boost is s' = z + c m
-    n2: Tensor  # N = |s'|^2
-    n: Tensor  # |s'|
-    reach: Tensor  # asinh(n/r) / (n/r)
-    angle: Tensor  # A = asinh(n/r), the distance to the mean in units of r
+    x: Tensor  # |s'| / r, at least _TINY
+    angle: Tensor  # A = asinh(x), the distance to the mean in units of r
 
 
 def _maps(m_dot: Tensor, p2: Tensor, sc: _Scalars, k: float) -> _Maps:
     r = k**0.5
     t = (p2 + k).sqrt_()
-    c = m_dot / (r * (r + sc.mu0)) - t / r
-    n2 = (p2 + c * (2 * m_dot + c * sc.mm)).clamp_min_(0)
-    n = safe_sqrt(n2)
-    reach = asinhc(n2 / k)
-    return _Maps(t, c, n2, n, reach, n * reach / r)
+    c = (m_dot / (r * (r + sc.mu0))).sub_(t, alpha=1 / r)
+    n2 = (c * sc.mm).add_(m_dot, alpha=2).mul_(c).add_(p2)
+    x = n2.div_(k).clamp_min_(_TINY**2).sqrt_()
+    return _Maps(t, c, x, torch.asinh(x))
 
 
-def _radial(maps: _Maps, gain: Any, r: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Rho, where it is cut, and h = r sinh(rho)/|s'| (finite at |s'| = 0)."""
-    free = maps.angle * gain
-    rho = free.clamp(-_MAX_RADIUS, _MAX_RADIUS)
-    cut = rho != free
-    h = sinhc(rho.square()).mul_(maps.reach).mul_(gain)
-    return rho, cut, torch.where(cut, r * rho.sinh() / torch.where(cut, maps.n, 1.0), h)
+def _radial(maps: _Maps, gain: Any) -> tuple[Tensor, Tensor]:
+    """rho, cut at the maximal radius, and h = sinh(rho)/x; both are exact for the smallest x."""
+    rho = (maps.angle * gain).clamp_(-_MAX_RADIUS, _MAX_RADIUS)
+    return rho, rho.sinh().div_(maps.x)
 
 
 class _FusedConvNorm(torch.autograd.Function):
@@ -170,11 +166,15 @@ class _FusedConvNorm(torch.autograd.Function):
 
         # centroid of the images' centroids
         image_s, image_t = z.mean(2), (p2 + k).sqrt_().mean(2)
-        inner = image_s * _inverse_length(image_s, image_t, r)
-        total_s, total_t = inner.mean(0), (inner.square().sum(1) + k).sqrt_().mean()
-        mean = total_s * _inverse_length(total_s, total_t, r)
+        inner_length = _inverse_length(image_s, image_t, r)
+        inner = image_s * inner_length
+        inner_t = (inner.square().sum(1, keepdim=True) + k).sqrt_()
+        total_s, total_t = inner.mean(0), inner_t.mean()
+        length = _inverse_length(total_s, total_t, r)
+        mean = total_s * length
 
-        sc = _scalars(mean, beta, spec)
+        beta = beta[1:]
+        sc = _scalars(mean, beta, length, spec)
         dots = torch.bmm(torch.stack([mean, beta]).expand(len(z), -1, -1), z)
         m_dot, b_dot = dots[:, :1], dots[:, 1:]
         maps = _maps(m_dot, p2, sc, k)
@@ -182,7 +182,7 @@ class _FusedConvNorm(torch.autograd.Function):
         gamma_value, spread_value = _read(torch.cat([gamma, spread]))
         sc.denominator = spread_value + spec.eps
         sc.gain = gamma_value / sc.denominator
-        rho, _, h = _radial(maps, sc.gain, r)
+        rho, h = _radial(maps, sc.gain)
         e = (b_dot + maps.c * sc.mb).mul_(h).div_(r * (r + sc.b0)).add_(rho.cosh())
 
         # rank-two update, in the buffer that held z^2
@@ -198,7 +198,7 @@ class _FusedConvNorm(torch.autograd.Function):
             spec, sc, skip is not None, bias is not None,
         )  # fmt: skip
         pixel = torch.cat([dots, p2], dim=1)
-        image = torch.cat([image_s, image_t], dim=1)
+        image = torch.cat([inner, inner_t, inner_length], dim=1)
         ctx.save_for_backward(
             x, z, y if spec.activation else None, time, pixel, image, mean, weight, time_weight,
             beta, gamma,
@@ -221,7 +221,7 @@ class _FusedConvNorm(torch.autograd.Function):
         batch, positions = g.shape[0], g.shape[2]
         m_dot, b_dot, p2 = pixel[:, :1], pixel[:, 1:2], pixel[:, 2:]
         maps = _maps(m_dot, p2, sc, k)
-        rho, cut, h = _radial(maps, sc.gain, r)
+        rho, h = _radial(maps, sc.gain)
         c, cosh = maps.c, rho.cosh()
         hc = h * c
 
@@ -240,16 +240,22 @@ class _FusedConvNorm(torch.autograd.Function):
         gc = gc + gb_dot * sc.mb
         g_mb = (gb_dot * c).sum()
         g_inv_b = (ge * h * b_prime).sum()
-        # h and cosh(rho) depend on N = |s'|^2 and, through the gain, on the spread
-        dh_dn2, dcosh_dn2 = _radial_derivatives(maps, sc.gain, h, cosh, cut, k)
-        gn2 = gh * dh_dn2 + ge * dcosh_dn2
-        d_gain = gh * maps.reach * cosh + ge * maps.angle * rho.sinh()
-        g_gain = torch.where(cut, 0.0, d_gain).sum()
-        g_spread = -g_gain * (sc.gain / sc.denominator)
-        # spread = r mean(A), dA/dN = 1/(2 n sqrt(k + N)); 0 where n = 0
-        at_mean = maps.n == 0
-        slope = (2 * torch.where(at_mean, 1.0, maps.n) * (maps.n2 + k).sqrt_()).reciprocal_()
-        gn2 = gn2 + torch.where(at_mean, 0.0, slope) * (g_spread * (r / (batch * positions)))
+        # h and cosh(rho) depend on u = |s'|^2/k and, through the gain G, on the spread:
+        # dh/dG = cosh(rho) A/x, dcosh(rho)/dG = sinh(rho) A = h x A
+        x_, angle = maps.x, maps.angle
+        dh_du, dcosh_du = _radial_derivatives(x_, sc.gain, h, cosh)
+        gu = gh * dh_du + ge * dcosh_du
+        d_gain = (gh * (cosh / x_) + ge * (h * x_)) * angle
+        cut = rho.abs() == _MAX_RADIUS
+        if cut.device.type != "cpu" or cut.any():  # there h = const/x, cosh = const
+            gu = torch.where(cut, gh * h / (-2 * x_ * x_), gu)
+            d_gain = torch.where(cut, 0.0, d_gain)
+        g_gain = _read(d_gain.sum().reshape(1))[0]
+        g_spread = -g_gain * sc.gain / sc.denominator
+        # spread = r mean(A), dA/du = 1/(2 x sqrt(1 + u)); the kink at x = 0 has subgradient 0
+        slope = (x_ * x_ + 1).sqrt_().mul_(x_).reciprocal_().mul_(x_ > _TINY)
+        gu = gu + slope * (g_spread * (0.5 * r / (batch * positions)))
+        gn2 = gu / k
         # N = |z|^2 + c (2 m.z + c |m|^2)
         gm_dot_total = 2 * c * gn2
         gc = gc + gn2 * (2 * m_dot + 2 * c * sc.mm)
@@ -269,7 +275,7 @@ class _FusedConvNorm(torch.autograd.Function):
         g_beta = g_beta + g_mb * mean - (g_inv_b * (r * inv_b**2 / sc.b0)) * beta
 
         # mean of images' centroids, then each centroid, back to sums over z and t
-        g_image_s, g_image_t = _centroids_backward(g_mean, image, k)
+        g_image_s, g_image_t = _centroids_backward(g_mean, mean, image, sc, k)
         gt = gt + (g_image_t / positions).unsqueeze(2)
         gp2 = gn2 + gt / (2 * maps.t)
 
@@ -288,15 +294,20 @@ class _FusedConvNorm(torch.autograd.Function):
             [0, 0], 1, [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
         )  # fmt: skip
         if ctx.needs_input_grad[0]:
-            gq = _window_sum_backward(g_time / (2 * time), x, spec)
-            gx = gx.addcmul_(x, gq.mul_(2))
+            gq = window_sum_transpose(
+                g_time.div_(time), tuple(x.shape[2:]), spec.kernel_size, spec.stride, spec.padding,
+                spec.dilation,
+            )  # fmt: skip
+            gx.addcmul_(x, gq)  # d(sum q)/dx = 2 x, dT/dq = 1/(2 T)
         return (
             gx,
             g_weight,
             g_time_weight,
             g_bias if ctx.has_bias else None,
-            g_beta,
-            (g_gain / sc.denominator).reshape(1).to(gamma.dtype),
+            torch.cat([g_beta.new_zeros(1), g_beta]),
+            torch.as_tensor(
+                g_gain / sc.denominator, dtype=gamma.dtype, device=gamma.device
+            ).reshape(1),
             g.view(shape) if ctx.has_skip else None,
             None,
         )
@@ -307,51 +318,38 @@ def _inverse_length(s: Tensor, t: Tensor, r: float) -> Tensor:
     return (t.square() - s.square().sum(-1, keepdim=True)).clamp_min_(_FLOOR).rsqrt_().mul_(r)
 
 
-def _radial_derivatives(
-    maps: _Maps, gain: Any, h: Tensor, cosh: Tensor, cut: Tensor, k: float
-) -> tuple[Tensor, Tensor]:
-    """dh/dN and dcosh(rho)/dN at fixed gain G, with u = N/k and h = sinh(G asinh(sqrt u))/sqrt u.
+def _radial_derivatives(x: Tensor, gain: Any, h: Tensor, cosh: Tensor) -> tuple[Tensor, Tensor]:
+    """dh/du and dcosh(rho)/du at fixed gain G, with u = x^2, h = sinh(G asinh(x))/x.
 
     dh/du = (G cosh(rho)/sqrt(1 + u) - h)/(2u), a difference of equal numbers at u -> 0: there the
-    series h = G (1 + (G^2-1) u/3! + (G^2-1)(G^2-9) u^2/5! + ...) is used. Where rho is cut,
-    h = const/sqrt(u).
+    series h = G (1 + (G^2-1) u/3! + (G^2-1)(G^2-9) u^2/5! + ...) is used.
     """
-    u = maps.n2 / k
+    u = x * x
     g2 = gain * gain
-    near = u * (1 + g2) < 1e-3
-    safe = torch.where(near, 1.0, u)
+    root = (u + 1).sqrt_()
+    exact = (cosh * gain).div_(root).sub_(h).div_(u).mul_(0.5)
     a1 = gain * (g2 - 1) / 6
     a2 = a1 * (g2 - 9) / 20
     a3 = a2 * (g2 - 25) / 42
     a4 = a3 * (g2 - 49) / 72
-    series = a1 + u * (2 * a2 + u * (3 * a3 + u * (4 * a4)))
-    one_plus = (1 + u).sqrt()
-    exact = (gain * cosh / one_plus - h) / (2 * safe)
-    dh = torch.where(near, series, exact)
-    dh = torch.where(cut, -h / (2 * safe), dh) / k
-    dcosh = torch.where(cut, 0.0, gain * h / (2 * k * one_plus))
-    return dh, dcosh
+    series = (u * (4 * a4) + 3 * a3).mul_(u).add_(2 * a2).mul_(u).add_(a1)
+    near = u * (1 + g2) < 1e-3
+    return torch.where(near, series, exact), h / root * (0.5 * gain)
 
 
-def _centroids_backward(g_mean: Tensor, image: Tensor, k: float) -> tuple[Tensor, Tensor]:
-    """Gradient of the mean, shape (C,), to each image's averages of s (B, C) and t (B, 1).
+def _centroids_backward(
+    g_mean: Tensor, mean: Tensor, image: Tensor, sc: _Scalars, k: float
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the mean, shape (C,), to each image's averages of s (B, C) and of t (B, 1).
 
-    The maps are (B, C)-sized, so autograd on a fresh graph costs next to nothing.
+    For m = f a, f = r/sqrt(a_t^2 - |a|^2), with time m_t = f a_t:
+    ga = f (gm + (gm.m/k) m) and ga_t = -(gm.m/k) f m_t. Applied to the mean of the centroids, then,
+    with the derivative m/m_t of the time of each centroid, to the centroids.
     """
-    r = k**0.5
-    with torch.enable_grad():
-        image = image.detach().requires_grad_()
-        s, t = image[:, :-1], image[:, -1:]
-        inner = s * (t.square() - s.square().sum(1, keepdim=True)).clamp_min(_FLOOR).rsqrt() * r
-        total_s, total_t = inner.mean(0), (inner.square().sum(1) + k).sqrt().mean()
-        mean = total_s * (total_t.square() - total_s @ total_s).clamp_min(_FLOOR).rsqrt() * r
-        (grad,) = torch.autograd.grad(mean, image, g_mean)
-    return grad[:, :-1], grad[:, -1:]
-
-
-def _window_sum_backward(g: Tensor, x: Tensor, spec: FusedSpec) -> Tensor:
-    """Transpose of the window sums, shape (B, 1, H, W)."""
-    with torch.enable_grad():
-        q = x.new_zeros(x.shape[0], 1, *x.shape[2:]).requires_grad_()
-        (gq,) = torch.autograd.grad(_sums(q, spec), q, g)
-    return gq
+    inner, inner_t, length = image[:, :-2], image[:, -2:-1], image[:, -1:]
+    along = _read(g_mean.dot(mean).reshape(1))[0] / k
+    share = sc.length / len(inner)
+    g_inner = (g_mean + along * mean) * share - inner * (along * sc.mu0 * share / inner_t)
+    along_i = (g_inner * inner).sum(1, keepdim=True) / k
+    g_s = torch.addcmul(g_inner, along_i, inner).mul_(length)
+    return g_s, -along_i * length * inner_t

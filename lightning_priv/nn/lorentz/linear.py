@@ -30,6 +30,7 @@ class LorentzLinear(LorentzModule):
         ValueError: on input whose last dimension is not ``in_features``.
 
     Example:
+        >>> import torch
         >>> LorentzLinear(3, 5)(torch.randn(2, 3)).shape
         torch.Size([2, 5])
     """

@@ -31,7 +31,7 @@ class LorentzManifold(geoopt.Lorentz):
 
     Example:
         >>> LorentzManifold(k=2.0)
-        LorentzManifold(k=2, learnable=False)
+        Lorentz(k=2, learnable=False) manifold
     """
 
     def __init__(self, k: float = 1.0, learnable: bool = False) -> None:
@@ -52,7 +52,7 @@ class LorentzManifold(geoopt.Lorentz):
         """The squared radius as a scalar tensor, as geoopt's methods expect it."""
         if self.learnable:
             return softplus(self.raw_k)
-        return torch.tensor(self._fixed_k, dtype=torch.float64)
+        return torch.tensor(self._fixed_k)
 
     @property
     def value(self) -> float | Tensor:

@@ -5,7 +5,6 @@ from geoopt import ManifoldParameter
 from torch import Tensor, nn
 
 from lightning_priv.errors import OffManifoldError
-from lightning_priv.functional._stable import asinhc, sinhc
 from lightning_priv.functional.lorentz_norm import lorentz_channel_mean, lorentz_normalize
 from lightning_priv.functional.lorentz_sets import centroid_space
 from lightning_priv.nn.lorentz._base import LorentzModule
@@ -108,11 +107,12 @@ class _LorentzBatchNorm(LorentzModule):
         """
         k = self.k
         old = _exp_origin(self.running_mean, k)
-        pair = torch.stack([old, mean])
-        weights = pair.new_tensor([1 - self.momentum, self.momentum])
-        times = (pair.square().sum(1) + k).sqrt()
-        new = centroid_space(weights @ pair, (weights @ times).reshape(1), k)
-        self.running_mean.copy_(_log_origin(new, k))
+        times = [(s.dot(s) + k).sqrt_() for s in (old, mean)]
+        mixed, time = old.lerp(mean, self.momentum), times[0].lerp(times[1], self.momentum)
+        new = centroid_space(mixed, time.reshape(1), k)
+        # log at the origin; values only, so no series is needed next to 0
+        x = (new.dot(new) / k).sqrt_().clamp_min_(1e-18)
+        self.running_mean.copy_(new * (x.asinh() / x))
         self.running_spread.lerp_(spread.to(self.running_spread.dtype), self.momentum)
 
     def extra_repr(self) -> str:
@@ -146,6 +146,7 @@ class LorentzBatchNorm2d(_LorentzBatchNorm):
         OffManifoldError: if the input holds NaN or infinite values (unless ``stable`` is given).
 
     Example:
+        >>> import torch
         >>> LorentzBatchNorm2d(3)(torch.randn(2, 3, 4, 4)).shape
         torch.Size([2, 3, 4, 4])
     """
@@ -163,8 +164,6 @@ class LorentzBatchNorm1d(_LorentzBatchNorm):
 
 
 def _exp_origin(v: Tensor, k: float | Tensor) -> Tensor:
-    return v * sinhc(v.square().sum(-1, keepdim=True) / k)
-
-
-def _log_origin(s: Tensor, k: float | Tensor) -> Tensor:
-    return s * asinhc(s.square().sum(-1, keepdim=True) / k)
+    """Space part of exp at the origin; values only, so no series is needed next to 0."""
+    x = (v.dot(v) / k).sqrt().clamp_min(1e-18)
+    return v * (x.sinh() / x)

@@ -1,0 +1,147 @@
+"""The command line: ``python -m lightning_priv`` and the console script ``lightning-priv``.
+
+Nothing heavy is imported before it is known what was asked for: the help page costs no import of
+torch, a calculator imports its own function, and only a training subcommand imports Lightning.
+"""
+
+import os
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+from lightning_priv import __version__
+from lightning_priv.errors import ConfigurationError, PrivacyError
+
+__all__ = ["CALCULATORS", "HELP", "help_page", "main"]
+
+#: Name -> "module:function". The function has typed arguments, a Google docstring and an argument
+#: ``format: Literal["table", "json", "csv"] = "table"``, and returns the text for standard output
+#: (``lightning_priv.reports.Table.render`` makes it). ``jsonargparse.auto_cli`` adds ``--config``,
+#: ``--print_config`` and ``--help``. Its module imports no torch at the top, to answer at once.
+CALCULATORS: dict[str, str] = {}
+
+#: One line of the help page for each subcommand; ``trainer.py`` says how to add a training one.
+HELP: dict[str, str] = {
+    "fit": "train a model, with validation",
+    "validate": "evaluate on the validation set",
+    "test": "evaluate on the test set",
+    "predict": "predict with a trained model",
+}
+
+_PAGE = """\
+usage: python -m lightning_priv SUBCOMMAND [--config FILE ...] [options]
+
+Private, trustworthy deep learning as PyTorch Lightning parts: a paper is a YAML config.
+
+training subcommands, with trainer:, model: and data: from YAML files or options:
+{training}
+calculators, without a training; --format table, json or csv:
+{calculators}
+options:
+  -h, --help          this page; SUBCOMMAND --help lists every option of one subcommand
+  --version           the version of lightning_priv
+
+Several --config files are merged, the later one wins; --print_config only shows the result.
+  python -m lightning_priv fit --config configs/demo/hcnn_digits.yaml
+  python -m lightning_priv test --config configs/demo/hcnn_digits.yaml --ckpt_path last
+
+environment:
+  WANDB_MODE                  offline (default), online or disabled
+  LIGHTNING_PRIV_CALLBACKS    callbacks for every Trainer, for example Dashboard,LinearBaseline
+  LIGHTNING_PRIV_TRACEBACK=1  show the traceback of errors that are printed as one line
+"""
+
+
+def help_page() -> str:
+    """The page of ``--help``, made from the two tables alone."""
+    lines = {name: f"  {name.replace('_', '-'):<18}  {text}\n" for name, text in HELP.items()}
+    return _PAGE.format(
+        training="".join(line for name, line in lines.items() if name not in CALCULATORS),
+        calculators="".join(lines[name] for name in CALCULATORS) or "  (none yet)\n",
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: words after the program's name; ``None`` takes ``sys.argv``, which training on several
+            processes needs, because the others are started with it again.
+
+    Raises:
+        SystemExit: with code 2 for a wrong option or configuration file, 1 for an error that this
+            package explains, 130 after Ctrl-C.
+    """
+    words = sys.argv[1:] if args is None else list(args)
+    if words and not words[0].startswith("-"):
+        words[0] = words[0].replace("-", "_")
+        if words[0] not in HELP:
+            known = ", ".join(HELP).replace("_", "-")
+            _stop(f"unknown subcommand {words[0]!r}; accepted: {known}; see --help", 2)
+        if args is None:
+            sys.argv[1] = words[0]
+    if not words or words in (["-h"], ["--help"]):
+        sys.stdout.write(help_page())
+    elif words == ["--version"]:
+        sys.stdout.write(f"lightning_priv {__version__}\n")
+    else:
+        _run(words, from_argv=args is None)
+
+
+def _run(words: list[str], from_argv: bool) -> None:
+    os.environ.setdefault("WANDB_MODE", "offline")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # the user's own modules, as python -m does it
+    try:
+        if words[0] in CALCULATORS:
+            _calculate(words[0], words[1:])
+        else:
+            _train(None if from_argv else words)
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+    except (PrivacyError, TypeError, ValueError) as error:
+        explained = isinstance(error, PrivacyError) or _raised_here(error)
+        if not explained or os.environ.get("LIGHTNING_PRIV_TRACEBACK") == "1":
+            raise
+        _stop(" ".join(str(error).split()), 1)
+
+
+def _calculate(name: str, words: list[str]) -> None:
+    from jsonargparse import auto_cli
+
+    module, function = CALCULATORS[name].split(":")
+    text = auto_cli(getattr(import_module(module), function), args=words, as_positional=False)
+    sys.stdout.write(f"{text}\n")
+
+
+def _train(words: list[str] | None) -> None:
+    for category in (FutureWarning, DeprecationWarning):  # geoopt's import; torch chooses the class
+        warnings.filterwarnings("ignore", message="`torch.jit.script", category=category)
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from lightning_priv.trainer import PrivacyCLI, strategy_names
+
+    try:
+        PrivacyCLI(words)
+    except MisconfigurationException as error:
+        raise ConfigurationError(str(error)) from error
+    except ValueError as error:
+        if "invalid strategy name" not in str(error):
+            raise
+        ours = ", ".join(strategy_names()) or "none"
+        raise ConfigurationError(f"{error} lightning_priv adds: {ours}.") from error
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether a line of this package raised it: then its text says what to do."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return name.startswith("lightning_priv.")
+
+
+def _stop(message: str, code: int) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(code) from None

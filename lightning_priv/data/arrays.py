@@ -1,0 +1,115 @@
+"""Data sets that lie in memory and are read a batch at a time."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from .sampling import hashed
+
+__all__ = ["ArrayDataset", "Augmentation", "Rows", "Transform", "collate_rows"]
+
+Transform = Callable[[Tensor], Tensor]
+Augmentation = Callable[[Tensor, NDArray[np.uint64]], Tensor]
+
+
+class Rows(Sequence[tuple[Any, ...]]):
+    """A stacked batch that also reads as a list of samples.
+
+    ``collate_rows`` hands the tensors on as they are; any other collate function sees the samples.
+
+    Args:
+        x: inputs, shape (B, ...).
+        y: labels, shape (B,).
+        ids: sample ids, shape (B,), or None.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> None:
+        self.tensors = (x, y) if ids is None else (x, y, ids)
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, position: Any) -> Any:
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        x, *numbers = self.tensors
+        return (x[position], *(int(n[position]) for n in numbers))
+
+
+def collate_rows(samples: Sequence[Any]) -> Any:
+    """Make a batch (x, y) or (x, y, index) from ``Rows`` at no cost, or from a list of samples."""
+    if isinstance(samples, Rows):
+        return samples.tensors
+    return tuple(default_collate(list(samples)))
+
+
+class ArrayDataset(Dataset[tuple[Any, ...]]):
+    """Labelled samples in memory; an item is (x, y), or (x, y, index) with ``indexed``.
+
+    Whole batches are read, augmented and scaled by a few tensor operations (``__getitems__``).
+    The random numbers of a sample follow from its id and from the key that an ``EpochSampler``
+    sends with its position. A plain integer position has no key: then torch's global generator is
+    asked, as torchvision's transforms do.
+
+    Args:
+        x: inputs, shape (N, ...).
+        y: class numbers, shape (N,).
+        ids: stable sample ids, shape (N,); default: the positions.
+        transform: maps a batch of inputs to what the network gets, for example scaling.
+        augment: maps a batch of inputs and one random 64-bit word a sample to changed inputs,
+            before ``transform``.
+        indexed: return the id as third entry.
+
+    Raises:
+        ValueError: if the lengths of ``x``, ``y`` and ``ids`` differ.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor | None = None,
+        transform: Transform | None = None,
+        augment: Augmentation | None = None,
+        indexed: bool = False,
+    ) -> None:
+        ids = torch.arange(len(x)) if ids is None else ids
+        if not len(x) == len(y) == len(ids):
+            raise ValueError(
+                f"got {len(x)} inputs, {len(y)} labels and {len(ids)} ids; give one each"
+            )
+        self.x, self.targets, self.ids = x, y.long(), ids.long()
+        self.transform, self.augment, self.indexed = transform, augment, indexed
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, position: int) -> tuple[Any, ...]:
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"position {position} is outside a data set of {len(self)} samples")
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> Rows:
+        """Return the samples at ``positions`` as one batch."""
+        rows = torch.from_numpy(np.array(positions, dtype=np.int64))
+        x, ids = self.x[rows], self.ids[rows]
+        if self.augment is not None:
+            key = getattr(positions[0], "key", None) if len(positions) else 0
+            key = int(torch.randint(1 << 62, ())) if key is None else key
+            x = self.augment(x, hashed(key, ids.numpy()))
+        if self.transform is not None:
+            x = self.transform(x)
+        return Rows(x, self.targets[rows], ids if self.indexed else None)
+
+    def plain(self) -> "ArrayDataset":
+        """Return the same samples in the same order without augmentation; the memory is shared."""
+        return ArrayDataset(self.x, self.targets, self.ids, self.transform, None, self.indexed)
+
+    def inputs(self) -> Tensor:
+        """Return all inputs as the network gets them, without augmentation; shape (N, ...)."""
+        return self.x if self.transform is None else self.transform(self.x)

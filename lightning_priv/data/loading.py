@@ -1,0 +1,43 @@
+"""A DataLoader that can be resumed in the middle of an epoch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from .sampling import EpochSampler
+
+__all__ = ["ResumableLoader"]
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader over an ``EpochSampler`` whose position goes into Lightning's checkpoints.
+
+    Without it, Lightning would start a resumed half epoch from its first batch again.
+    """
+
+    _delivered = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        sampler = self.sampler
+        skipped = sampler.start if isinstance(sampler, EpochSampler) else 0
+        self._delivered = skipped // (self.batch_size or 1)
+        return self._counted(super().__iter__())  # the workers start now, not at the first batch
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self._delivered += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and the number of its batches that were handed out."""
+        return {"epoch": getattr(self.sampler, "epoch", 0), "batches": self._delivered}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue behind the saved batch; behind the last one, with the next epoch."""
+        if not isinstance(self.sampler, EpochSampler):
+            return  # overfit_batches has put a sequential sampler here
+        epoch, batches = state_dict["epoch"], state_dict["batches"]
+        finished = batches >= len(self)
+        self.sampler.set_epoch(epoch + 1 if finished else epoch)
+        self.sampler.start = 0 if finished else batches * (self.batch_size or 1)

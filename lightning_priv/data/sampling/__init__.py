@@ -1,0 +1,5 @@
+"""Samplers, for training and evaluation, on any number of processes; torch only."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
