@@ -216,7 +216,8 @@ def test_public_names_exist(stub: Path) -> None:
         for name in found.names:
             if (module / name).is_dir() or (module / f"{name}.py").is_file():
                 continue
-            assert name in _names(module.with_suffix(".py")), f"{stub}: {found.module}.{name}"
+            source = module / "__init__.pyi" if module.is_dir() else module.with_suffix(".py")
+            assert name in _names(source), f"{stub}: {found.module}.{name}"
 
 
 def _names(path: Path) -> set[str]:

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from geoopt import ManifoldParameter
+from geoopt import Manifold, ManifoldParameter
 from torch import nn
-
-from lightning_priv.nn.lorentz.manifold import LorentzManifold
 
 __all__ = ["parameter_groups"]
 
@@ -23,7 +21,7 @@ def parameter_groups(
         module: the network.
         lr: learning rate of all other parameters.
         manifold_lr_scale: factor for points of a manifold.
-        k_lr: learning rate of learnable curvatures.
+        k_lr: learning rate of learnable curvatures: the parameters of a manifold itself.
 
     Returns:
         Parameter groups with the keys ``params``, ``lr``, ``name`` (and ``weight_decay``).
@@ -32,7 +30,7 @@ def parameter_groups(
         ValueError: if the module has no trainable parameter.
     """
     curvatures = {
-        id(p) for m in module.modules() if isinstance(m, LorentzManifold) for p in m.parameters()
+        id(p) for m in module.modules() if isinstance(m, Manifold) for p in m.parameters()
     }
     trainable = [p for p in module.parameters() if p.requires_grad]
     if not trainable:
