@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -126,7 +127,7 @@ class PoissonSampler(GlobalSampler):
 
     def __init__(
         self,
-        rates: float | Sequence[float] | Tensor,
+        rates: ArrayLike | Tensor,
         num_records: int,
         steps: int,
         seed: int,

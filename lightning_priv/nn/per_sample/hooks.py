@@ -53,6 +53,17 @@ class HooksEngine(PerSampleEngine):
             self._taps.sources = []
         self._samples = {}
 
+    def whole_gradients(self, loss: Tensor) -> dict[Parameter, Tensor]:
+        """Gradients of the sum of the records' losses by plain autograd, for comparison.
+
+        The graph stays for ``per_sample_gradients``.
+        """
+        parameters = self.parameters
+        found = torch.autograd.grad(
+            self._scale(loss), parameters, retain_graph=True, allow_unused=True
+        )
+        return {p: g for p, g in zip(parameters, found, strict=True) if g is not None}
+
     def per_sample_gradients(self, loss: Tensor) -> dict[Parameter, Tensor]:
         """Gradients (records, *parameter) of each record's own loss, for the parameters used."""
         taps = self._taps
