@@ -49,7 +49,7 @@ Several --config files are merged, the later one wins; --print_config only shows
 environment:
   WANDB_MODE                  offline (default), online or disabled
   LIGHTNING_PRIV_CALLBACKS    callbacks for every Trainer, for example Dashboard,LinearBaseline
-  LIGHTNING_PRIV_TRACEBACK=1  show the traceback of errors that are printed as one line
+  LIGHTNING_PRIV_TRACEBACK=1  show the traceback of an error that is printed as one line
 """
 
 
@@ -70,8 +70,7 @@ def main(args: list[str] | None = None) -> None:
             processes needs, because the others are started with it again.
 
     Raises:
-        SystemExit: with code 2 for a wrong option or configuration file, 1 for an error that this
-            package explains, 130 after Ctrl-C.
+        SystemExit: code 2 for a wrong option or file, 1 for an error of ours, 130 after Ctrl-C.
     """
     words = sys.argv[1:] if args is None else list(args)
     if words and not words[0].startswith("-"):
@@ -101,10 +100,10 @@ def _run(words: list[str], from_argv: bool) -> None:
     except KeyboardInterrupt:
         _stop("interrupted", 130)
     except (PrivacyError, TypeError, ValueError) as error:
-        explained = isinstance(error, PrivacyError) or _raised_here(error)
-        if not explained or os.environ.get("LIGHTNING_PRIV_TRACEBACK") == "1":
+        text = _explanation(error)
+        if text is None or os.environ.get("LIGHTNING_PRIV_TRACEBACK") == "1":
             raise
-        _stop(" ".join(str(error).split()), 1)
+        _stop(text, 1)
 
 
 def _calculate(name: str, words: list[str]) -> None:
@@ -133,13 +132,16 @@ def _train(words: list[str] | None) -> None:
         raise ConfigurationError(f"{error} lightning_priv adds: {ours}.") from error
 
 
-def _raised_here(error: Exception) -> bool:
-    """Whether a line of this package raised it: then its text says what to do."""
+def _explanation(error: BaseException) -> str | None:
+    """The text of an error that this package raised, and that so says what to do; else None."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    name = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
-    return name.startswith("lightning_priv.")
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    if isinstance(error, PrivacyError) or module.startswith("lightning_priv."):
+        return " ".join(str(error).split())
+    wrapped = module.startswith("jsonargparse.") and error.__cause__  # an error of a constructor
+    return _explanation(wrapped) if wrapped else None
 
 
 def _stop(message: str, code: int) -> None:

@@ -23,17 +23,19 @@ def callbacks() -> "list[Callback]":
     names = [name for name in asked if name]
     if not names:
         return []
-    from lightning.pytorch import Callback
-
     import lightning_priv.callbacks
+    from lightning_priv.callbacks._once import OnceCallback
 
     room = vars(lightning_priv.callbacks)
     public = {name: getattr(lightning_priv.callbacks, name) for name in room["__all__"]}
-    kinds = {n: k for n, k in public.items() if isinstance(k, type) and issubclass(k, Callback)}
+    kinds = {n: k for n, k in public.items() if isinstance(k, type) and issubclass(k, OnceCallback)}
     for name in names:
         if name not in kinds:
             raise ValueError(
                 f"LIGHTNING_PRIV_CALLBACKS names {name!r}, which is no callback of lightning_priv; "
                 f"accepted: {', '.join(kinds)}"
             )
-    return [kinds[name]() for name in names]
+    added = [kinds[name]() for name in names]
+    for callback in added:
+        callback.from_environment = True
+    return added

@@ -55,7 +55,9 @@ class PrivacyCLI(LightningCLI):
             trainer_defaults={"default_root_dir": "runs/default", "callbacks": [RandomState()]},
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"version": f"lightning_priv {__version__}"},
+            # an abbreviated option may be a misspelt one
+            parser_kwargs={name: {"allow_abbrev": False} for name in self.subcommands()}
+            | {"version": f"lightning_priv {__version__}", "allow_abbrev": False},
         )
 
     @staticmethod

@@ -15,6 +15,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from command_line import CommandLine
 from gloo_pool import GlooPool
 
 torch.set_num_threads(1)
@@ -82,6 +83,14 @@ def network_attempts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     yield attempts
     if attempts:
         pytest.fail(f"the test tried to reach the network: {attempts}")
+
+
+@pytest.fixture
+def command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> CommandLine:
+    """``python -m lightning_priv`` in this process."""
+    return CommandLine(capsys, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -91,13 +91,9 @@ class GlooPool:
             self._lines.append(here)
             there.close()
         for rank, line in enumerate(self._lines):
-            try:
-                if not line.poll(self.timeout):
-                    raise EOFError
-                line.recv()
-            except EOFError:
+            if not line.poll(self.timeout) or self._answer(rank, line)[0] is not None:
                 self.close()
-                raise RuntimeError(f"the worker of rank {rank} did not start") from None
+                raise RuntimeError(f"the worker of rank {rank} did not start")
 
     def _answers(self) -> dict[int, Any]:
         answers: dict[int, Any] = {}
@@ -106,15 +102,18 @@ class GlooPool:
             for rank, line in enumerate(self._lines):
                 if rank in answers or not line.poll(0.02):
                     continue
-                try:
-                    answers[rank] = pickle.loads(line.recv_bytes())
-                except EOFError:
-                    answers[rank] = (RuntimeError(f"rank {rank} died"), "")
+                answers[rank] = self._answer(rank, line)
                 if answers[rank][0] is not None:
                     end = min(end, time.monotonic() + self.grace)
         if len(answers) < self.size or any("died" in str(a[0]) for a in answers.values()):
             self.close()
         return answers
+
+    def _answer(self, rank: int, line: Connection) -> Any:
+        try:
+            return pickle.loads(line.recv_bytes())
+        except EOFError:
+            return RuntimeError(f"rank {rank} died"), ""
 
 
 def _module(name: str, file: str) -> ModuleType:
@@ -158,7 +157,7 @@ def _serve(folder: str, channel: int, rank: int, size: int) -> None:
         timeout=timedelta(seconds=60),
     )
     line = Connection(channel)
-    line.send("ready")
+    line.send_bytes(pickle.dumps((None, "ready")))
     while True:
         try:
             message = line.recv_bytes()

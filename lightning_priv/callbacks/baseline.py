@@ -4,13 +4,13 @@ import logging
 import warnings
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 
 from lightning_priv.errors import UnsupportedModuleError
 from lightning_priv.protocols import LabelledArrays, PlainData
 
-from ._once import is_repeated
+from ._once import OnceCallback
 
 __all__ = ["LinearBaseline"]
 
@@ -21,7 +21,7 @@ _STRENGTHS = (1.0, 0.1, 0.01)  # inverse weight decay, as scikit-learn's C
 _log = logging.getLogger(__name__)
 
 
-class LinearBaseline(Callback):
+class LinearBaseline(OnceCallback):
     """Fits logistic regression to the flattened training samples and logs its accuracy.
 
     The samples are those the network trains on, without augmentation, each feature standardised;
@@ -37,7 +37,7 @@ class LinearBaseline(Callback):
         ValueError: if an argument is below 1.
     """
 
-    def __init__(self, max_samples: int = 10_000, max_iter: int = 100) -> None:
+    def __init__(self, max_samples: int = 10_000, max_iter: int = 50) -> None:
         for name, value in (("max_samples", max_samples), ("max_iter", max_iter)):
             if value < 1:
                 raise ValueError(f"{name}={value}: give a whole number of at least 1")
@@ -68,7 +68,7 @@ class LinearBaseline(Callback):
 
     def _prepare(self, trainer: Trainer, part: str) -> None:
         self._accuracy = None
-        if is_repeated(self, trainer) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.is_repeated(trainer) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, PlainData):

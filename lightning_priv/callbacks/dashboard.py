@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from lightning_priv.reports.figures import confusion_matrix, learning_curves
 from lightning_priv.reports.tables import Table
 
-from ._once import is_repeated
+from ._once import OnceCallback
 from .baseline import SUFFIX
 from .media import log_media
 
@@ -40,7 +40,7 @@ class Target:
             )
 
 
-class Dashboard(Callback):
+class Dashboard(OnceCallback):
     """Learning curves, confusion matrix, and a table of measured, baseline and published numbers.
 
     All are written below ``<run directory>/media`` and go to W&B if it is the logger; the table and
@@ -65,7 +65,7 @@ class Dashboard(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the run before; rest if an earlier Dashboard is there."""
-        self._rests = is_repeated(self, trainer)
+        self._rests = self.is_repeated(trainer)
         self._measured, self._figures, self._counts = {}, [], None
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def results_table(measured: dict[str, float], targets: list[Target], title: str 
         title: title of the table.
     """
     target = {t.metric: t for t in targets}
-    keys = [key for key in measured if not key.endswith(SUFFIX)]
+    keys = [key for key in measured if not key.endswith((SUFFIX, "_step"))]
     columns: dict[str, list[Any]] = {"metric": list(keys), "measured": [measured[k] for k in keys]}
     baseline = [measured.get(key + SUFFIX) for key in keys]
     if any(value is not None for value in baseline):

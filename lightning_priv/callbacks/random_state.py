@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+
+from ._once import OnceCallback
 
 __all__ = ["RandomState"]
 
 
-class RandomState(Callback):
+class RandomState(OnceCallback):
     """Saves the global generators with each checkpoint and sets them again when a fit resumes.
 
     Lightning saves none of them: a resumed run would drop the same units as its first epoch did.

@@ -22,7 +22,8 @@ __all__ = ["Classifier"]
 class Classifier(LightningModule):
     """Single-label classification: loss, accuracy, calibration error, predictions with sample ids.
 
-    Logs ``train/loss``, ``train/accuracy`` and, for validation and test, loss, accuracy and ece.
+    Logs loss and accuracy of each epoch, for validation and test also the calibration error ``ece``
+    (``train/loss``, ``train/accuracy``, ``val/ece``, ...), and ``train/loss_step`` of single steps.
     Batches are (x, y) or (x, y, index). Before the first step the network is tried on zeros of the
     data module's ``input_shape`` and its ``num_classes`` is compared.
 
@@ -44,7 +45,7 @@ class Classifier(LightningModule):
         ValueError: if ``num_classes`` is below 2.
         ConfigurationError: before the first step, if network and data do not fit together or the
             optimizer ignores the manifold of a parameter.
-        DivergenceError: if the training loss is NaN or infinite.
+        DivergenceError: if the training loss, or a logit in evaluation, is NaN or infinite.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Classifier(LightningModule):
         self.manifold_lr_scale = manifold_lr_scale
         self.k_lr = k_lr
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.train_loss, self.val_loss, self.test_loss = (MeanMetric() for _ in range(3))
         scores = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -133,7 +134,9 @@ class Classifier(LightningModule):
                 "learning rate, clip gradients (trainer.gradient_clip_val), or check the inputs"
             )
         self.train_accuracy(logits, y)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(y))
+        self.train_loss(loss.detach(), weight=len(y))
+        self.log("train/loss_step", loss, on_step=True, prog_bar=True, batch_size=len(y))
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
 
@@ -155,16 +158,28 @@ class Classifier(LightningModule):
             ``label`` and ``index`` (B,).
         """
         x, *rest = batch if isinstance(batch, (tuple, list)) else (batch,)
-        probs = self(x).softmax(-1)
+        probs = self._logits(x).softmax(-1)
         out = {"probs": probs, "prediction": probs.argmax(-1)}
         out.update(zip(("label", "index"), rest, strict=False))
         return out
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Logits for evaluation; the argmax of NaN would pass as a prediction of class 0."""
+        logits = self(x)
+        if not torch.isfinite(logits).all():
+            bad_input = isinstance(x, Tensor) and not torch.isfinite(x).all()
+            where = "inputs hold" if bad_input else "network's outputs hold"
+            raise DivergenceError(
+                f"the {where} NaN or infinite values in evaluation; check the data and the "
+                "checkpoint"
+            )
+        return logits
 
     def _evaluate(
         self, batch: Any, stage: str, mean_loss: MeanMetric, scores: MetricCollection
     ) -> dict[str, Tensor]:
         x, y = batch[0], batch[1]
-        logits = self(x)
+        logits = self._logits(x)
         # metrics, not numbers, are logged: they are exact over unequal batches and ranks
         mean_loss(self.loss(logits, y), weight=len(y))
         scores(logits, y)

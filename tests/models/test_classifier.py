@@ -55,11 +55,11 @@ def test_metrics_equal_scikit_learn_over_unequal_batches():
     assert scores["test/accuracy"] == pytest.approx(accuracy)
     confidence, hit = probs.max(1).values, (probs.argmax(1) == data.y).float()
     bins = torch.bucketize(confidence, torch.linspace(0, 1, 16)) - 1
-    ece = sum(
+    gaps = [
         (bins == b).float().mean() * (confidence[bins == b].mean() - hit[bins == b].mean()).abs()
         for b in bins.unique()
-    )
-    assert scores["test/ece"] == pytest.approx(float(ece), abs=1e-5)
+    ]
+    assert scores["test/ece"] == pytest.approx(float(sum(gaps)), abs=1e-5)
 
 
 def test_training_lowers_the_loss_and_logs():
@@ -69,7 +69,9 @@ def test_training_lowers_the_loss_and_logs():
     run.fit(model, Blobs())
     logged = run.callback_metrics
     assert logged["val/loss"] < before["val/loss"] - 0.3
-    assert {"train/loss", "train/accuracy", "val/accuracy", "val/ece"} <= set(logged)
+    assert {"train/loss", "train/loss_step", "train/accuracy", "val/accuracy", "val/ece"} <= set(
+        logged
+    )
 
 
 @pytest.mark.parametrize("indexed", [False, True])
@@ -134,6 +136,16 @@ def test_scheduler_is_stepped_once_an_epoch():
 def test_a_loss_that_is_no_number_stops_the_training():
     with pytest.raises(DivergenceError, match=r"training loss is nan at step 0; lower"):
         trainer(num_sanity_val_steps=0).fit(Classifier(MLP(16, 3), 3), Blobs(bad=True))
+
+
+def test_values_that_are_no_numbers_are_not_evaluated():
+    for method in ("validate", "test", "predict"):
+        with pytest.raises(DivergenceError, match="inputs hold NaN"):
+            getattr(trainer(), method)(Classifier(MLP(16, 3), 3), Blobs(bad=True))
+    model = Classifier(MLP(16, 3), 3)
+    torch.nn.init.constant_(model.net.head.bias, float("inf"))
+    with pytest.raises(DivergenceError, match="network's outputs hold NaN"):
+        trainer().test(model, Blobs())
 
 
 def test_checkpoint_loads_with_weights_only(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from lightning_priv import functional as fn
-from lightning_priv.nn import MLP, HyperbolicResNet, ResNet, SmallCNN
+from lightning_priv.nn import MLP, HyperbolicResNet, ResNet, ResNet9, SmallCNN
 from lightning_priv.nn.lorentz import LorentzBatchNorm2d
 
 
@@ -73,9 +73,10 @@ def test_embedding_changes_only_the_last_stage():
     assert net.features(torch.randn(2, 3, 8, 8)).shape == (2, 3)
 
 
-def test_group_norm_network_mixes_no_samples():
+@pytest.mark.parametrize("make", [lambda: ResNet(10, 5, norm="group", width=8), lambda: ResNet9(5)])
+def test_group_norm_network_mixes_no_samples(make):
     torch.manual_seed(0)
-    net = ResNet(10, 5, norm="group", width=8)
+    net = make()
     x = torch.randn(4, 3, 16, 16)
     assert_close(net(x)[:1], net(x[:1]), rtol=1e-4, atol=1e-5)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
@@ -85,6 +86,14 @@ def test_group_norm_network_mixes_no_samples():
 def test_resnet_norms(norm):
     net = ResNet(18, 5, norm=norm, width=4)
     assert net(torch.randn(2, 3, 16, 16)).shape == (2, 5)
+
+
+def test_resnet9_size():
+    """6.5 million weights at width 64 and 10 classes: eight convolutions, norms and the head."""
+    pairs = [(3, 64), (64, 128), (128, 128), (128, 128), (128, 256), (256, 512), (512, 512)]
+    weights = sum(9 * i * o + 2 * o for i, o in [*pairs, (512, 512)])
+    assert count(ResNet9(10)) == weights + 5130
+    assert ResNet9(10, norm="none", width=4)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
 
 
 def test_wrong_options_are_refused():

@@ -1,0 +1,36 @@
+"""Every demo runs through the command line: a few steps here, at full length with the mark slow."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from command_line import CONFIGS, CommandLine
+
+TRAININGS = sorted((CONFIGS / "demo").glob("hcnn_*.yaml"))
+FAST = ("--config", CONFIGS / "base/fast.yaml", "--trainer.enable_progress_bar", "false")
+
+
+def results(name: str, version: int) -> dict[str, dict[str, str]]:
+    (path,) = Path(f"runs/{name}/version_{version}/media").glob("results_*.csv")
+    with path.open() as file:
+        return {row["metric"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("config", TRAININGS, ids=lambda path: path.stem)
+def test_demo_in_a_few_steps(config: Path, command_line: CommandLine) -> None:
+    command_line.ok("fit", "--config", config, *FAST)
+    shown = command_line.ok("test", "--config", config, *FAST, "--ckpt_path", "last")
+    table = results(config.stem, 1)["test/accuracy"]
+    assert 0 <= float(table["measured"]) <= 1
+    assert 0.4 < float(table["linear baseline"]) < 1  # of the whole test set, not of two batches
+    figure = shown.splitlines()[-1].removeprefix("figure: ")
+    assert Path(figure).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", TRAININGS, ids=lambda path: path.stem)
+def test_demo_beats_the_linear_baseline(config: Path, command_line: CommandLine) -> None:
+    command_line.ok("fit", "--config", config)
+    command_line.ok("test", "--config", config, "--ckpt_path", "last")
+    table = results(config.stem, 1)["test/accuracy"]
+    assert float(table["measured"]) > float(table["linear baseline"])

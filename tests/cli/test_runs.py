@@ -1,0 +1,230 @@
+"""Short trainings through the command line: files, resuming, precision, loggers, processes."""
+
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from command_line import CONFIGS, CommandLine, digits
+
+REPORTS = [
+    {"class_path": "lightning_priv.callbacks.LinearBaseline"},
+    {
+        "class_path": "lightning_priv.callbacks.Dashboard",
+        "init_args": {
+            "targets": [{"metric": "test/accuracy", "value": 0.99, "source": "a paper [1]"}]
+        },
+    },
+]
+
+
+def checkpoint(folder: str | Path) -> dict[str, Any]:
+    (path,) = Path(folder).rglob("*.ckpt")
+    return torch.load(path, weights_only=True)
+
+
+def rows(path: str | Path) -> list[dict[str, str]]:
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def logged(path: str | Path, key: str) -> list[float]:
+    return [float(row[key]) for row in rows(path) if row.get(key)]
+
+
+def linear_accuracy() -> dict[str, float]:
+    """The best of three logistic regressions, by hand."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    from lightning_priv.data import Digits
+
+    data = Digits()
+    data.setup()
+    assert data.val_dataset is not None
+    sets = {
+        "train": data.plain_train_dataset,
+        "val": data.val_dataset,
+        "test": data.test_dataset,
+    }
+    x = {name: part.x.flatten(1).numpy() for name, part in sets.items()}
+    scale = StandardScaler().fit(x["train"]).transform
+    best: dict[str, float] = {"val": -1.0}
+    for c in (1.0, 0.1, 0.01):
+        model = LogisticRegression(C=c, max_iter=50).fit(scale(x["train"]), sets["train"].targets)
+        score = {k: model.score(scale(x[k]), sets[k].targets) for k in ("val", "test")}
+        best = score if score["val"] >= best["val"] else best
+    return best
+
+
+def test_fit_then_test_last(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    config = digits(callbacks=REPORTS)
+    shown = command_line.ok("fit", "--config", config)
+    run = Path("runs/digits/version_0")
+    assert f"figure: {run}/media/curves.png" in shown.splitlines()
+    assert (run / "media/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 0
+
+    shown = command_line.ok("test", "--config", config, "--ckpt_path", "last")
+    run = Path("runs/digits/version_1")
+    table = {row["metric"]: row for row in rows(run / "media/results_test.csv")}["test/accuracy"]
+    (accuracy,) = logged(run / "metrics.csv", "test/accuracy")
+    assert float(table["measured"]) == accuracy
+    assert float(table["published"]) == 0.99
+    assert float(table["difference"]) == pytest.approx(accuracy - 0.99)
+    assert table["source"] == "a paper [1]"
+    expected = linear_accuracy()
+    assert float(table["linear baseline"]) == pytest.approx(expected["test"], abs=1e-6)
+    (val, *_) = logged("runs/digits/version_0/metrics.csv", "val/accuracy_linear")
+    assert val == pytest.approx(expected["val"], abs=1e-6)
+    assert shown.splitlines()[-1] == f"figure: {run}/media/test/confusion.png"
+    assert "a paper [1]" in shown
+
+
+def test_resumed_run_equals_unbroken_one(command_line: CommandLine) -> None:
+    """With shuffling and dropout, bit for bit; the second half continues the curves too."""
+    dashboard = [{"class_path": "lightning_priv.callbacks.Dashboard"}]
+    config = digits(callbacks=dashboard, limit_train_batches=1.0)
+    whole = ("--trainer.default_root_dir", "runs/whole", "--trainer.max_epochs", "4")
+    command_line.ok("fit", "--config", config, *whole)
+    command_line.ok("fit", "--config", config)
+    first = checkpoint("runs/digits")
+    resumed = ("--trainer.max_epochs", "4", "--ckpt_path", "last")
+    command_line.ok("fit", "--config", config, *resumed)
+    unbroken = checkpoint("runs/whole")
+    continued = checkpoint("runs/digits/version_1")
+    assert (continued["epoch"], continued["global_step"]) == (3, 84)
+    assert continued["state_dict"].keys() == unbroken["state_dict"].keys()
+    moved = False
+    for name, weight in unbroken["state_dict"].items():
+        assert torch.equal(continued["state_dict"][name], weight), name
+        moved |= not torch.equal(first["state_dict"][name], weight)
+    assert moved
+    assert continued["callbacks"]["Dashboard"] == unbroken["callbacks"]["Dashboard"]
+    steps = [step for step, _ in continued["callbacks"]["Dashboard"]["curves"]["val/loss"]]
+    assert steps == [21, 42, 63, 84]
+
+
+def test_seed_changes_the_run(command_line: CommandLine) -> None:
+    config = digits(max_epochs=1)
+    weights = []
+    for seed in (0, 0, 1):
+        root = f"runs/{len(weights)}"
+        words = ("--seed_everything", seed, "--trainer.default_root_dir", root)
+        command_line.ok("fit", "--config", config, *words)
+        weights.append(checkpoint(root)["state_dict"]["net.head.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_validate_and_predict(command_line: CommandLine) -> None:
+    config = digits(callbacks=REPORTS, limit_predict_batches=2)
+    shown = command_line.ok("validate", "--config", config)
+    assert "validate results" in shown
+    assert rows("runs/digits/version_0/media/results_validate.csv")[0]["linear baseline"] == ""
+    command_line.ok("predict", "--config", config)
+
+
+def test_bf16(command_line: CommandLine) -> None:
+    config = digits(callbacks=REPORTS, precision="bf16-mixed", max_epochs=3)
+    command_line.ok("fit", "--config", config)
+    loss = logged("runs/digits/version_0/metrics.csv", "val/loss")
+    assert all(map(math.isfinite, loss))
+    assert loss[-1] < loss[0]
+    assert checkpoint("runs/digits")["state_dict"]["net.head.weight"].dtype == torch.float32
+
+
+def test_fast_dev_run_leaves_nothing_behind(command_line: CommandLine) -> None:
+    command_line.ok("fit", "--config", digits(callbacks=REPORTS, fast_dev_run=2))
+    assert list(Path("runs").rglob("*")) == [] if Path("runs").exists() else True
+
+
+def test_csv_and_wandb_fragments(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = digits(callbacks=REPORTS, max_epochs=1)
+    words = ("fit", "--config", config, "--config", CONFIGS / "base/wandb.yaml")
+    command_line.ok(*words)
+    root = Path("runs/digits")
+    (offline,) = root.glob("wandb/offline-run-*")
+    assert list(offline.glob("*.wandb"))
+    (run,) = (root / "lightning_priv").iterdir()
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "media"}
+    assert (run / "media/curves.png").is_file()
+    (copy,) = offline.rglob("curves*.png")
+    assert copy.read_bytes() == (run / "media/curves.png").read_bytes()
+    assert not Path("wandb").exists()
+
+    # the later file wins, and the checkpoint of the other logger is found
+    command_line.ok(*words, "--config", CONFIGS / "base/csv.yaml", "--ckpt_path", "last")
+    assert (root / "version_0/config.yaml").is_file()
+
+
+MODULE = """
+import torch
+from lightning.pytorch import LightningModule
+
+class Line(LightningModule):
+    def __init__(self, slope: float = 0.0) -> None:
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor(slope))
+    def training_step(self, x, _):
+        loss = ((self.slope - 2) * x).square().mean()
+        self.log("loss", loss)
+        return loss
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.ones(8), batch_size=2)
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.25)
+"""
+
+
+def test_console_script_trains_a_module_of_the_current_folder(tmp_path: Path) -> None:
+    """A class of another project, with its own loader and without a data module."""
+    (tmp_path / "their_module.py").write_text(MODULE)
+    script = Path(sys.executable).with_name("lightning-priv")
+    options = "--model their_module.Line --trainer.max_epochs 3 --trainer.accelerator cpu"
+    command = [str(script), "fit", *options.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "torch.jit.script" not in done.stderr
+    # each step halves the distance to 2; 12 steps
+    slope = checkpoint("runs/default")["state_dict"]["slope"]
+    assert float(slope) == pytest.approx(2 - 2 * 0.5**12)
+
+
+@pytest.mark.ddp
+def test_two_processes(command_line: CommandLine) -> None:
+    """The same commands on two gloo processes: one run directory, one table, the same baseline."""
+    config = digits(callbacks=REPORTS, limit_train_batches=1.0)
+    command = [sys.executable, "-m", "lightning_priv"]
+    fragment = ["--config", str(CONFIGS / "base/ddp_cpu.yaml")]
+    for words in (["fit"], ["test", "--ckpt_path", "last"]):
+        done = subprocess.run(
+            [*command, *words, "--config", str(config), *fragment],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "distributed_backend=gloo" in done.stderr
+        assert done.stdout.count("table: ") == 1
+    assert sorted(p.name for p in Path("runs/digits").iterdir()) == ["version_0", "version_1"]
+    table = {row["metric"]: row for row in rows("runs/digits/version_1/media/results_test.csv")}
+    baseline = float(table["test/accuracy"]["linear baseline"])
+    assert baseline == pytest.approx(linear_accuracy()["test"], abs=1e-6)
+
+    # the trained weights score the same in one process
+    command_line.ok("test", "--config", config, "--ckpt_path", "last")
+    alone = {row["metric"]: row for row in rows("runs/digits/version_2/media/results_test.csv")}
+    for metric in ("test/accuracy", "test/loss"):
+        measured = float(table[metric]["measured"])
+        assert measured == pytest.approx(float(alone[metric]["measured"]), rel=1e-5), metric
