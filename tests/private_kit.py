@@ -65,7 +65,8 @@ def fit(strategy, module=None, data=None, batch_size=16, ckpt_path=None, loader=
     """Train; returns (trainer, module)."""
     module = module or small_module()
     trainer = quiet_trainer(strategy, **kwargs)
-    loader = loader or DataLoader(data or small_data(), batch_size=batch_size, shuffle=True)
+    if loader is None:
+        loader = DataLoader(data or small_data(), batch_size=batch_size, shuffle=True)
     trainer.fit(module, loader, ckpt_path=ckpt_path)
     return trainer, module
 

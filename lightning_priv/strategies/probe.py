@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
@@ -68,17 +69,18 @@ class Probe:
         assert loader.collate_fn is not None
         numbers = np.random.default_rng(0)
         example = loader.dataset[0]
-        records = [synthetic_like(example, numbers) for _ in range(2 * _RECORDS - 1)]
-        alone, *others = records
+        alone = synthetic_like(example, numbers)
+        # the others differ as much as they can: all integers (labels, tokens) 0, or all 1
+        zeros, ones = (
+            [synthetic_like(example, numbers, integer) for _ in range(_RECORDS - 1)]
+            for integer in (0, 1)
+        )
 
         def batch(*chosen: Any) -> Any:
             # a copy: transfer hooks and training_step may work in place
             return transfer(copy.deepcopy(loader.collate_fn(list(chosen))))
 
-        half = _RECORDS - 1
-        self._check_independence(
-            lambda: batch(alone, *others[:half]), lambda: batch(alone, *others[half:])
-        )
+        self._check_independence(lambda: batch(alone, *zeros), lambda: batch(alone, *ones))
         self._check_reduction(lambda: batch(alone), lambda: batch(*[alone] * _RECORDS))
 
     def _gradients(self, batch: Any, size: int, seed: int) -> Gradients:
@@ -202,31 +204,43 @@ def call_training_step(module: LightningModule, batch: Any, batch_idx: int) -> A
         return module.training_step(*arguments)
 
 
-def synthetic_like(value: Any, numbers: np.random.Generator) -> Any:
-    """A made-up value of the same structure: floats in [0, 1), integers 0 or 1, short texts."""
+def synthetic_like(value: Any, numbers: np.random.Generator, integer: int | None = None) -> Any:
+    """A made-up value of the same structure: floats in [0, 1), integers 0 or 1, short texts.
+
+    Args:
+        value: what to imitate.
+        numbers: source of the values.
+        integer: the value of all integers; None draws each.
+    """
     if isinstance(value, Tensor):
-        made = torch.from_numpy(numbers.random(tuple(value.shape)))
-        return made.to(value.dtype) if value.is_floating_point() else made.round().to(value.dtype)
+        made = _drawn(value.is_floating_point(), tuple(value.shape), numbers, integer)
+        return torch.from_numpy(made).to(value.dtype)
     if isinstance(value, np.ndarray | np.generic):
-        drawn = np.asarray(numbers.random(value.shape))
-        return (drawn if value.dtype.kind == "f" else drawn.round()).astype(value.dtype)
-    if isinstance(value, bool | int):
-        return type(value)(numbers.integers(2))
-    if isinstance(value, float):
-        return float(numbers.random())
+        return _drawn(value.dtype.kind == "f", value.shape, numbers, integer).astype(value.dtype)
+    if isinstance(value, bool | int | float):
+        return type(value)(_drawn(isinstance(value, float), (), numbers, integer))
     if isinstance(value, str):
         return " ".join(numbers.choice(["a", "the", "of", "and"], size=3))
     if isinstance(value, dict):
-        return {k: synthetic_like(v, numbers) for k, v in value.items()}
+        return {k: synthetic_like(v, numbers, integer) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        made_parts = [synthetic_like(v, numbers) for v in value]
-        return type(value)(*made_parts) if hasattr(value, "_fields") else type(value)(made_parts)
+        parts = [synthetic_like(v, numbers, integer) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [f.name for f in dataclasses.fields(value) if f.init]
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
         return dataclasses.replace(
-            value, **{n: synthetic_like(getattr(value, n), numbers) for n in names}
+            value, **{name: synthetic_like(v, numbers, integer) for name, v in fields.items()}
         )
     return value
+
+
+def _drawn(
+    floats: bool, shape: tuple[int, ...], numbers: np.random.Generator, integer: int | None
+) -> npt.NDArray[np.float64]:
+    if integer is not None and not floats:
+        return np.full(shape, float(integer))
+    drawn = numbers.random(shape)
+    return np.asarray(drawn if floats else np.round(drawn))
 
 
 def _silent_copy(module: LightningModule) -> LightningModule:

@@ -49,6 +49,13 @@ def module_problems(module: nn.Module) -> list[str]:
                 "the privacy guarantee and must not change in training: move them into a module of "
                 "their own"
             )
+        if isinstance(layer, nn.CrossEntropyLoss | nn.NLLLoss) and (
+            layer.weight is not None and layer.reduction == "mean"
+        ):
+            problems.append(
+                f"{where} has class weights and divides by the weights of all records of a batch; "
+                "use reduction='none' and take the mean"
+            )
         if type(layer).__name__ == "OptimizedModule":
             problems.append(f"{where} is compiled; pass the module without torch.compile")
     return problems

@@ -14,9 +14,10 @@ __all__ = ["repair_modules"]
 def repair_modules(module: nn.Module) -> list[str]:
     """Repair in place what can be repaired without changing parameters.
 
-    BatchNorm becomes GroupNorm(gcd(32, channels)) with the *same* weight and bias objects, so that
-    an optimizer made before keeps them; its running statistics go. InstanceNorm loses its running
-    statistics. Activations that work in place no longer do.
+    BatchNorm becomes GroupNorm(gcd(32, channels)), with at least four channels a group where there
+    may be no positions to average over (BatchNorm1d), and with the *same* weight and bias objects,
+    so that an optimizer made before keeps them; its running statistics go. InstanceNorm loses its
+    running statistics. Activations that work in place no longer do.
 
     Args:
         module: the model; if it is itself a BatchNorm it cannot be replaced.
@@ -29,7 +30,7 @@ def repair_modules(module: nn.Module) -> list[str]:
         for name, layer in list(parent.named_children()):
             where = f"{parent_name}.{name}".lstrip(".")
             if isinstance(layer, _BatchNorm) and layer.num_features > 0:
-                groups = math.gcd(32, layer.num_features)
+                groups = _groups(layer)
                 norm = nn.GroupNorm(groups, layer.num_features, eps=layer.eps, affine=False)
                 norm.affine = layer.affine
                 norm.weight, norm.bias = layer.weight, layer.bias
@@ -45,3 +46,12 @@ def repair_modules(module: nn.Module) -> list[str]:
             layer.inplace = False
             changes.append(f"'{where}': no longer in place")
     return changes
+
+
+def _groups(layer: _BatchNorm) -> int:
+    groups = math.gcd(32, layer.num_features)
+    if isinstance(layer, nn.BatchNorm1d):
+        # a group of one number is normalised to zero, whatever it was
+        while groups > 1 and layer.num_features // groups < 4:
+            groups //= 2
+    return groups

@@ -22,6 +22,7 @@ class Masked(nn.Module):
         (Masked(), "Masked at '1' has both trainable parameters and buffers"),
         (nn.Embedding(3, 4, max_norm=1.0), "Embedding at '1' changes weights"),
         (nn.Embedding(3, 4, scale_grad_by_freq=True), "Embedding at '1' changes weights"),
+        (nn.CrossEntropyLoss(torch.ones(3)), "CrossEntropyLoss at '1' has class weights"),
         (nn.LazyLinear(3), "LazyLinear at '1' has no shape yet"),
         (nn.utils.spectral_norm(nn.Linear(3, 3)), "Linear at '1' has both"),
     ],
@@ -59,4 +60,9 @@ def test_repair_keeps_parameters_names_and_values():
     assert set(net.state_dict()) == set(before)  # no running statistics
     assert len(changes) == 4
     assert repair_modules(net) == []
+    vectors = nn.Sequential(nn.BatchNorm1d(8), nn.BatchNorm1d(6), nn.BatchNorm1d(256))
+    repair_modules(vectors)
+    assert [norm.num_groups for norm in vectors] == [2, 1, 32]
+    x = torch.randn(1, 8)
+    assert vectors[0](x).std() > 0.5  # groups of one number would all become zero
     assert torch.isfinite(net(torch.randn(2, 3, 8, 8))).all()
