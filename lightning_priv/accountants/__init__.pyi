@@ -6,6 +6,8 @@ from .calibrate import calibrate_noise as calibrate_noise
 from .calibrate import calibrate_sample_rate as calibrate_sample_rate
 from .calibrate import calibrate_steps as calibrate_steps
 from .calibrate import remaining_steps as remaining_steps
+from .calculator import BudgetAnswer as BudgetAnswer
+from .calculator import solve_budget as solve_budget
 from .conversion import dp_tradeoff as dp_tradeoff
 from .conversion import gdp_delta as gdp_delta
 from .conversion import gdp_epsilon as gdp_epsilon

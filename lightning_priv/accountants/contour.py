@@ -65,11 +65,15 @@ def contour_epsilon(history: Sequence[Entry], delta: float) -> float:
         return top + math.log(total) if total > 0 else -math.inf
 
     goal = math.log(delta)
-    lowest = max(0.0, highest - period / 2)  # farther off, the trapezoid rule's copies overlap
-    if log_delta(lowest) <= goal:
-        return math.nan if lowest else 0.0
     if not log_delta(highest) < goal:
         return math.nan
+    lowest = highest  # walked down: far below the crossing everything cancels
+    while log_delta(lowest) <= goal:
+        lowest -= highest / 20
+        if lowest < -1e-9 * highest:
+            return 0.0
+        if lowest < highest - period / 2:
+            return math.nan
     return float(brentq(lambda e: max(log_delta(e), -1e4) - goal, lowest, highest, rtol=1e-12))
 
 

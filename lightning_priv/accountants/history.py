@@ -69,7 +69,7 @@ def _check_entry(noise_multiplier: float, sample_rate: float, steps: int, where:
             f"sample_rate of {where} is {sample_rate!r}; give the probability, from 0 to 1, with "
             "which a record enters a step (expected batch size / number of records)"
         )
-    if not (count >= 0 and count == math.floor(count) and count < 2**53):
+    if not (0 <= count < 2**53 and count.is_integer()):
         raise ValueError(f"steps of {where} is {steps!r}; give a whole number >= 0")
     return sigma, rate, int(steps)
 
