@@ -104,32 +104,37 @@ class Account:
             self.delta if delta is None else delta, accountant or self._settings.accountant
         )
 
-    def live_epsilon(self, exact: bool) -> float:
-        """Epsilon for a display after every step.
+    def live_epsilon(self, steps_ahead: int) -> float:
+        """An upper bound of epsilon for a display: that of at least ``steps_ahead`` more steps.
 
-        An accountant may cost more than a step of training. Between exact values this is an upper
-        bound: the epsilon of some steps more, as many as keep the accountant below 5 % of the time.
+        An accountant may cost more than a step of training. It is therefore asked for some steps
+        more, as many as keep it below 5 % of the time, and asked again when they are made.
         """
         phase = self.known.current
-        if exact or self._settings.accountant == "rdp":
-            return self.epsilon()
-        number = len(self.known.phases)
+        number, wanted = len(self.known.phases), phase.done + steps_ahead
+        cheap = self._epsilon_at(wanted, "rdp")
+        if self._settings.accountant == "rdp":
+            return cheap
         bound = self._bound
-        if bound is None or bound.phase != number or bound.done < phase.done:
-            begin, done = time.monotonic(), phase.done
+        if bound is None or bound.phase != number or bound.done < wanted:
+            begin = time.monotonic()
             before = _Bound(number, 0, 0.0, begin, 0) if bound is None else bound
             pace = max(1, self.released - before.released) / max(1e-3, begin - before.time)
             ahead = 0 if bound is None else 20 * before.seconds * pace
-            phase.done = math.ceil(max(1.05 * done, done + ahead))
-            try:
-                value = self.epsilon()
-                seconds = time.monotonic() - begin
-                self._bound = bound = _Bound(
-                    number, phase.done, value, begin, self.released, seconds
-                )
-            finally:
-                phase.done = done
-        return min(bound.value, self.epsilon(accountant="rdp"))
+            done = math.ceil(max(1.05 * wanted, wanted + ahead))
+            value = self._epsilon_at(done)
+            seconds = time.monotonic() - begin
+            self._bound = bound = _Bound(number, done, value, begin, self.released, seconds)
+        return min(bound.value, cheap)
+
+    def _epsilon_at(self, done: int, accountant: AccountantName | None = None) -> float:
+        """Epsilon once the current phase has ``done`` steps."""
+        phase = self.known.current
+        before, phase.done = phase.done, done
+        try:
+            return self.epsilon(accountant=accountant)
+        finally:
+            phase.done = before
 
     def begin_phase(
         self,

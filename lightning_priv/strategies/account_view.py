@@ -34,6 +34,11 @@ class AccountView:
         return self.account.delta if known else float("nan")
 
     @property
+    def limit(self) -> float | None:
+        """The epsilon that is not passed, or None."""
+        return self.account.limit
+
+    @property
     def history(self) -> list[tuple[float, float, int]]:
         """(noise_multiplier, sample_rate, steps) of the records that have spent most."""
         return [] if self.account.spending is None else self.account.spending.worst(self.delta)

@@ -333,7 +333,9 @@ class PrivateTraining(AccountView, Strategy):
         if every == 0 or (self.account.released % every and not last):
             return
         log = self._module.log
-        log("privacy/epsilon", self.account.live_epsilon(exact=last), prog_bar=True, on_step=True)
+        # what is logged now stands until it is logged again
+        spent = self.epsilon() if last else self.account.live_epsilon(steps_ahead=every - 1)
+        log("privacy/epsilon", spent, prog_bar=True, on_step=True)
         log("privacy/steps", float(self.account.released), on_step=True)
         for name in ("noise_multiplier", "sample_rate"):
             log(f"privacy/{name}", getattr(self, name), on_step=True)
@@ -377,7 +379,8 @@ class PrivateTraining(AccountView, Strategy):
         super().on_train_end()
         trainer, target = self._trainer, self.settings.report
         folder = trainer.log_dir or trainer.default_root_dir
-        if target is None or not self.is_global_zero or self._step is None:
+        quick = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if target is None or quick or not self.is_global_zero or self._step is None:
             return
         report = build_report(
             self.settings,
