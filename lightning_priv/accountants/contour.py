@@ -17,14 +17,15 @@ _ACCURACY = 25.0  # of the two trapezoid rules, minus the logarithm of their rel
 
 
 def contour_epsilon(history: Sequence[Entry], delta: float) -> float:
-    """Epsilon of removing a record, to about 1e-6; milliseconds, whatever the number of steps.
+    """Epsilon of removing a record in milliseconds, whatever the number of steps.
 
     With M(s) = E_Q[(P/Q)^s] of the composed mechanism and any c > 1,
 
     delta(epsilon) = 1/(2 pi i) integral over Re s = c of M(s) exp(-(s-1) epsilon) / (s (s-1)) ds,
 
-    by the trapezoid rule on a vertical line through the best Renyi order. It is where a search for
-    a certified value starts: no error bound is claimed, hence it is not an accountant.
+    by the trapezoid rule on a vertical line through the best Renyi order: to 1e-6 where many small
+    losses add up, to a per cent where rare large ones do. It is where a search for a certified
+    value starts; no error bound is claimed, hence it is not an accountant.
 
     Args:
         history: checked entries with positive noise multipliers, not empty.
