@@ -38,4 +38,4 @@ def callbacks() -> "list[Callback]":
     added = [kinds[name]() for name in names]
     for callback in added:
         callback.from_environment = True
-    return added
+    return [*added]

@@ -68,14 +68,15 @@ class PrivacyCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Let loggers write below ``trainer.default_root_dir``; where none is named, CSV."""
         trainer = self._settings(self.config)["trainer"]
-        root = str(trainer["default_root_dir"])
+        root = str(trainer["default_root_dir"] or ".")
         if trainer["logger"] is None or trainer["logger"] is True:
             init = {"save_dir": root, "name": None}
             trainer["logger"] = Namespace(class_path=_CSV_LOGGER, init_args=Namespace(init))
         loggers = trainer["logger"] if isinstance(trainer["logger"], list) else [trainer["logger"]]
         for logger in filter(None, loggers):
-            if logger.init_args.get("save_dir", root) in (None, "."):
-                logger.init_args["save_dir"] = root
+            init_args = logger.get("init_args", {})
+            if "save_dir" in init_args and init_args["save_dir"] in (None, "."):
+                init_args["save_dir"] = root
 
     def after_instantiate_classes(self) -> None:
         """Find the checkpoint that ``--ckpt_path last`` means."""

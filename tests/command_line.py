@@ -1,5 +1,7 @@
 """Run the command line in-process, and small configurations to run it on."""
 
+import logging
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,12 @@ class CommandLine:
 
     def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.capsys = capsys
+        import lightning.pytorch  # noqa: F401  its log handlers keep the stream that they find
+
+        for name in ("lightning", "lightning.pytorch", "lightning.fabric", "torchmetrics"):
+            for handler in logging.getLogger(name).handlers:
+                if type(handler) is logging.StreamHandler:  # pytest has subclasses of its own
+                    handler.setStream(sys.__stderr__)  # capsys closes its own after the test
         # LightningCLI warns if both its argument and sys.argv hold words
         monkeypatch.setattr("sys.argv", ["lightning-priv"])
 

@@ -38,6 +38,8 @@ class ResumableLoader(DataLoader[Any]):
         if not isinstance(self.sampler, EpochSampler):
             return  # overfit_batches has put a sequential sampler here
         epoch, batches = state_dict["epoch"], state_dict["batches"]
-        finished = batches >= len(self)
+        # the data module has set the epoch that the Trainer goes on with: if that is a later one,
+        # the saved one was over, perhaps before its last batch (limit_train_batches)
+        finished = batches >= len(self) or self.sampler.epoch > epoch
         self.sampler.set_epoch(epoch + 1 if finished else epoch)
         self.sampler.start = 0 if finished else batches * (self.batch_size or 1)

@@ -84,3 +84,14 @@ class RiemannianAdam(geoopt.optim.RiemannianAdam):
             amsgrad=amsgrad,
             stabilize=stabilize,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Keep step counts whole numbers when a state is loaded.
+
+        torch turns them into float32 tensors, in which geoopt would then compute its bias
+        corrections: a resumed run would not equal an unbroken one.
+        """
+        super().__setstate__(state)
+        for values in self.state.values():
+            if "step" in values:
+                values["step"] = int(values["step"])

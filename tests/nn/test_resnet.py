@@ -119,3 +119,19 @@ def test_small_networks():
     assert SmallCNN(3, in_channels=2, width=4)(torch.randn(2, 2, 8, 8)).shape == (2, 3)
     with pytest.raises(ValueError, match="12 numbers a sample, got 10"):
         MLP(12, 3)(torch.randn(2, 10))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learn_k", [False, True])
+def test_training_compiles_to_one_graph(learn_k):
+    torch.manual_seed(0)
+    nets = [HyperbolicResNet(10, 5, "l", width=4, learn_k=learn_k).double() for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    compiled = torch.compile(nets[0], fullgraph=True, backend="aot_eager")
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    outputs = [compiled(x), nets[1](x)]
+    for y in outputs:
+        y.square().sum().backward()
+    assert_close(*outputs, rtol=1e-9, atol=1e-10)
+    for ours, theirs in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert_close(ours.grad, theirs.grad, rtol=1e-8, atol=1e-9)

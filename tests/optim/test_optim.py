@@ -121,3 +121,25 @@ def test_euclidean_parameters_follow_torchs_optimizers():
                 module(x).square().sum().backward()
                 optimizer.step()
         assert_close(a.weight, b.weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [RiemannianSGD, RiemannianAdam])
+def test_resumed_steps_equal_unbroken_ones(make):
+    def build():
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(4, 3)
+        return layer, make(layer.parameters(), lr=0.01)
+
+    def run(layer, optimizer, steps):
+        for step in steps:
+            optimizer.zero_grad()
+            layer(torch.full((2, 4), float(step))).sum().backward()
+            optimizer.step()
+
+    whole, part, resumed = build(), build(), build()
+    run(*whole, range(9))
+    run(*part, range(5))
+    resumed[0].load_state_dict(part[0].state_dict())
+    resumed[1].load_state_dict(part[1].state_dict())
+    run(*resumed, range(5, 9))
+    assert torch.equal(resumed[0].weight, whole[0].weight)

@@ -15,9 +15,10 @@ class LorentzConvNorm(nn.Module):
     """relu( norm( conv(x) ) + skip ): the unit of which Lorentz ResNets are made.
 
     In training it runs as one autograd Function (``fused.py``), several times leaner than the
-    layers one by one and equal to them to rounding. The layers are called one by one in evaluation,
-    under autocast or ``torch.compile``, with a learnable k, with hooks on them, far from the origin
-    (the two-pass form), and if ``fused`` is false. The fused form has no second derivative.
+    layers one by one and equal to them to rounding; under autocast only its convolution is in half
+    precision. The layers are called one by one in evaluation, under ``torch.compile``, with a
+    learnable k, with hooks on them, far from the origin (the two-pass form), and if ``fused`` is
+    false. The fused form has no second derivative.
 
     Args:
         conv: the convolution.
@@ -59,7 +60,6 @@ class LorentzConvNorm(nn.Module):
             and self.norm.manifold is self.conv.manifold
             and not self.conv.manifold.learnable
             and x.dtype in (torch.float32, torch.float64)
-            and not torch.is_autocast_enabled(x.device.type)
             and not torch.compiler.is_compiling()
             and not any(
                 layer._forward_hooks
@@ -75,6 +75,8 @@ class LorentzConvNorm(nn.Module):
         assert isinstance(norm, LorentzBatchNorm2d)
         check_channels(x, conv.in_channels, (4,), "LorentzConv2d", 1)
         norm.check_batch(x.shape[0] * _positions(conv, x))
+        device = x.device.type
+        half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         spec = FusedSpec(
             float(conv.manifold.value),
             norm.eps,
@@ -84,10 +86,11 @@ class LorentzConvNorm(nn.Module):
             conv.dilation,
             self.activation,
             always_one_pass=norm.stable is False,
+            conv_dtype=half,
         )
-        y, mean, spread = fused_conv_norm(
-            x, conv.weight, conv.time_weight, conv.bias, norm.beta, norm.gamma, skip, spec
-        )
+        weights = (conv.weight, conv.time_weight, conv.bias, norm.beta, norm.gamma)
+        with torch.autocast(device, enabled=False):
+            y, mean, spread = fused_conv_norm(x, *weights, skip, spec)
         norm.update_running_statistics(mean, spread)
         return y
 

@@ -43,6 +43,7 @@ class FusedSpec:
     dilation: tuple[int, int]
     activation: bool
     always_one_pass: bool = False
+    conv_dtype: torch.dtype | None = None  # of the convolution alone, under autocast
 
 
 def fused_conv_norm(
@@ -115,31 +116,6 @@ def _scalars(mean: Tensor, beta: Tensor, length: Tensor, spec: FusedSpec) -> _Sc
     return _Scalars(mm, bb, mb, (mm + spec.k) ** 0.5, (bb + spec.k) ** 0.5, length_)
 
 
-@dataclass(slots=True)
-class _Maps:
-    """Numbers of each position, shape (B, 1, P), recomputed in the backward pass."""
-
-    t: Tensor  # time of z
-    c: Tensor  # the boost is s' = z + c m
-    x: Tensor  # |s'| / r, at least _TINY
-    angle: Tensor  # A = asinh(x), the distance to the mean in units of r
-
-
-def _maps(m_dot: Tensor, p2: Tensor, sc: _Scalars, k: float) -> _Maps:
-    r = k**0.5
-    t = (p2 + k).sqrt_()
-    c = (m_dot / (r * (r + sc.mu0))).sub_(t, alpha=1 / r)
-    n2 = (c * sc.mm).add_(m_dot, alpha=2).mul_(c).add_(p2)
-    x = n2.div_(k).clamp_min_(_TINY**2).sqrt_()
-    return _Maps(t, c, x, torch.asinh(x))
-
-
-def _radial(maps: _Maps, gain: Any) -> tuple[Tensor, Tensor]:
-    """rho, cut at the maximal radius, and h = sinh(rho)/x; both are exact for the smallest x."""
-    rho = (maps.angle * gain).clamp_(-_MAX_RADIUS, _MAX_RADIUS)
-    return rho, rho.sinh().div_(maps.x)
-
-
 class _FusedConvNorm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -157,15 +133,23 @@ class _FusedConvNorm(torch.autograd.Function):
         r = k**0.5
         # convolution with its time term
         time = (_sums(x.square().sum(1, keepdim=True), spec) + k).sqrt_()
-        z = F.conv2d(x, weight, bias, spec.stride, spec.padding, spec.dilation)
+        geometry = (spec.stride, spec.padding, spec.dilation)
+        if spec.conv_dtype is None:
+            z = F.conv2d(x, weight, bias, *geometry)
+        else:  # everything but the product of patches and weights stays in float32
+            half = spec.conv_dtype
+            z = F.conv2d(x.to(half), weight.to(half), None, *geometry).to(x.dtype)
+            if bias is not None:
+                z.add_(bias[:, None, None])
         z.addcmul_(time, time_weight[:, None, None])
         shape = z.shape
         z = z.flatten(2)
         buffer = z * z
         p2 = buffer.sum(1, keepdim=True)
+        t = (p2 + k).sqrt_()
 
         # centroid of the images' centroids
-        image_s, image_t = z.mean(2), (p2 + k).sqrt_().mean(2)
+        image_s, image_t = z.mean(2), t.mean(2)
         inner_length = _inverse_length(image_s, image_t, r)
         inner = image_s * inner_length
         inner_t = (inner.square().sum(1, keepdim=True) + k).sqrt_()
@@ -177,17 +161,22 @@ class _FusedConvNorm(torch.autograd.Function):
         sc = _scalars(mean, beta, length, spec)
         dots = torch.bmm(torch.stack([mean, beta]).expand(len(z), -1, -1), z)
         m_dot, b_dot = dots[:, :1], dots[:, 1:]
-        maps = _maps(m_dot, p2, sc, k)
-        spread = maps.angle.mean().mul_(r).reshape(1)
+        # boost s' = z + c m, x = |s'|/r, A = asinh(x) the distance to the mean in units of r
+        c = (m_dot / (r * (r + sc.mu0))).sub_(t, alpha=1 / r)
+        x_ = (c * sc.mm).add_(m_dot, alpha=2).mul_(c).add_(p2)
+        x_ = x_.div_(k).clamp_min_(_TINY**2).sqrt_()
+        angle = torch.asinh(x_)
+        spread = angle.mean().mul_(r).reshape(1)
         gamma_value, spread_value = _read(torch.cat([gamma, spread]))
         sc.denominator = spread_value + spec.eps
         sc.gain = gamma_value / sc.denominator
-        rho, h = _radial(maps, sc.gain)
-        e = (b_dot + maps.c * sc.mb).mul_(h).div_(r * (r + sc.b0)).add_(rho.cosh())
+        rho = (angle * sc.gain).clamp_(-_MAX_RADIUS, _MAX_RADIUS)
+        h = rho.sinh().div_(x_)  # exact for the smallest x
+        e = (c * sc.mb).add_(b_dot).mul_(h).div_(r * (r + sc.b0)).add_(rho.cosh())
 
         # rank-two update, in the buffer that held z^2
         y = torch.mul(z, h, out=buffer)
-        y.addcmul_(h * maps.c, mean[:, None]).addcmul_(e, beta[:, None])
+        y.addcmul_(c.mul_(h), mean[:, None]).addcmul_(e, beta[:, None])
         y = y.view(shape)
         if skip is not None:
             y.add_(skip)
@@ -197,7 +186,7 @@ class _FusedConvNorm(torch.autograd.Function):
         ctx.spec, ctx.scalars, ctx.has_skip, ctx.has_bias = (
             spec, sc, skip is not None, bias is not None,
         )  # fmt: skip
-        pixel = torch.cat([dots, p2], dim=1)
+        pixel = torch.cat([dots, t, x_, angle, h], dim=1)
         image = torch.cat([inner, inner_t, inner_length], dim=1)
         ctx.save_for_backward(
             x, z, y if spec.activation else None, time, pixel, image, mean, weight, time_weight,
@@ -219,11 +208,11 @@ class _FusedConvNorm(torch.autograd.Function):
         shape = gy.shape
         g = (torch.ops.aten.threshold_backward(gy, y, 0) if spec.activation else gy).flatten(2)
         batch, positions = g.shape[0], g.shape[2]
-        m_dot, b_dot, p2 = pixel[:, :1], pixel[:, 1:2], pixel[:, 2:]
-        maps = _maps(m_dot, p2, sc, k)
-        rho, h = _radial(maps, sc.gain)
-        c, cosh = maps.c, rho.cosh()
+        m_dot, b_dot, t, x_, angle, h = pixel.split(1, dim=1)
+        c = (m_dot / (r * (r + sc.mu0))).sub_(t, alpha=1 / r)
         hc = h * c
+        rho = (angle * sc.gain).clamp_(-_MAX_RADIUS, _MAX_RADIUS)
+        cosh = rho.cosh()
 
         # y = h z + (h c) m + e b
         buffer = g * z
@@ -242,7 +231,6 @@ class _FusedConvNorm(torch.autograd.Function):
         g_inv_b = (ge * h * b_prime).sum()
         # h and cosh(rho) depend on u = |s'|^2/k and, through the gain G, on the spread:
         # dh/dG = cosh(rho) A/x, dcosh(rho)/dG = sinh(rho) A = h x A
-        x_, angle = maps.x, maps.angle
         dh_du, dcosh_du = _radial_derivatives(x_, sc.gain, h, cosh)
         gu = gh * dh_du + ge * dcosh_du
         d_gain = (gh * (cosh / x_) + ge * (h * x_)) * angle
@@ -277,7 +265,7 @@ class _FusedConvNorm(torch.autograd.Function):
         # mean of images' centroids, then each centroid, back to sums over z and t
         g_image_s, g_image_t = _centroids_backward(g_mean, mean, image, sc, k)
         gt = gt + (g_image_t / positions).unsqueeze(2)
-        gp2 = gn2 + gt / (2 * maps.t)
+        gp2 = gn2 + gt / (2 * t)
 
         # gradient of z, in one buffer
         gz = torch.mul(g, h, out=buffer)
@@ -289,16 +277,22 @@ class _FusedConvNorm(torch.autograd.Function):
         rows = torch.cat([flat_time, torch.ones_like(flat_time)], 1)
         g_time_weight, g_bias = torch.bmm(rows, gz.mT).sum(0)
         g_time = torch.bmm(time_weight.expand(batch, 1, -1), gz).view(time.shape)
+        operands = [gz.view(shape), x, weight]
+        if spec.conv_dtype is not None:
+            operands = [v.to(spec.conv_dtype) for v in operands]
         gx, g_weight, _ = torch.ops.aten.convolution_backward(
-            gz.view(shape), x, weight, None, spec.stride, spec.padding, spec.dilation, False,
-            [0, 0], 1, [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
+            *operands, None, spec.stride, spec.padding, spec.dilation, False, [0, 0], 1,
+            [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
         )  # fmt: skip
+        if g_weight is not None:
+            g_weight = g_weight.to(weight.dtype)
         if ctx.needs_input_grad[0]:
             gq = window_sum_transpose(
                 g_time.div_(time), tuple(x.shape[2:]), spec.kernel_size, spec.stride, spec.padding,
                 spec.dilation,
             )  # fmt: skip
-            gx.addcmul_(x, gq)  # d(sum q)/dx = 2 x, dT/dq = 1/(2 T)
+            # d(sum q)/dx = 2 x, dT/dq = 1/(2 T)
+            gx = gx.to(x.dtype).addcmul_(x, gq)
         return (
             gx,
             g_weight,
