@@ -1,11 +1,15 @@
 """A small private training for tests: module, data, and a trainer that writes nothing."""
 
+import logging
+import os
+
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import lightning_priv.strategies  # noqa: F401 - registers the names
+from lightning_priv.strategies import DPSGDStrategy
 
 RECORDS, FEATURES, CLASSES = 96, 6, 3
 
@@ -104,3 +108,34 @@ class Gradients(pl.Callback):
 
 
 REPEATABLE = {"noise_multiplier": 1.0, "deterministic": True, "seed": 7}
+
+
+class Witness(pl.Callback):
+    """Writes one byte for each gradient that was released, by itself and at once."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(file, b"x")
+        os.close(file)
+
+
+def train_to_be_killed(folder, ckpt_path, answers):
+    """In a process of its own: train in ``folder`` and tell the history at the end."""
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    saved = ModelCheckpoint(
+        dirpath="ckpt", every_n_train_steps=4, save_top_k=-1, filename="{step}"
+    )
+    strategy = DPSGDStrategy(noise_multiplier=1.0, accountant="rdp", probe=False)
+    fit(
+        strategy,
+        ckpt_path=ckpt_path,
+        max_epochs=20,
+        callbacks=[saved, Witness("witness")],
+        enable_checkpointing=True,
+    )
+    answers.put((strategy.history, strategy.epsilon(), strategy.account.abandoned))

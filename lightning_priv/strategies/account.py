@@ -149,7 +149,7 @@ class Account:
         Args:
             rates: one rate for all records or one for each.
             denominator: public divisor; None for the expected batch.
-            noise_multiplier: sigma; None keeps the present one, or leaves it to be calibrated.
+            noise_multiplier: sigma; None keeps the present one, or leaves it to be found.
             steps: steps planned; None if the trainer decides.
             explicit: whether the user began it.
         """
@@ -163,8 +163,9 @@ class Account:
             explicit,
         )
         current = spending.phases[-1] if spending.phases else None
-        if current is not None and explicit and noise_multiplier is None:
-            phase.noise_multiplier = current.noise_multiplier
+        if explicit and noise_multiplier is None:
+            before = self._settings if current is None else current
+            phase.noise_multiplier = before.noise_multiplier
         if current is not None and self._goes_on(current, phase):
             return
         if current is not None and current.done == 0 and not current.abandoned:
