@@ -138,4 +138,5 @@ def train_to_be_killed(folder, ckpt_path, answers):
         callbacks=[saved, Witness("witness")],
         enable_checkpointing=True,
     )
-    answers.put((strategy.history, strategy.epsilon(), strategy.account.abandoned))
+    account = strategy.account
+    answers.put((strategy.history, strategy.epsilon(), strategy.steps, account.abandoned))

@@ -37,7 +37,8 @@ def test_kill_at_random_moments_and_resume(kills, tmp_path, monkeypatch):
     context.set_forkserver_preload(["private_kit"])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
     moments = random.Random(kills)
-    ledger, witness, folder = (
+    ledger, witness = tmp_path / "privacy_ledger.jsonl", tmp_path / "witness"
+    folder = tmp_path / "ckpt"
         tmp_path / "privacy_ledger.jsonl",
         tmp_path / "witness",
         tmp_path / "ckpt",
@@ -68,11 +69,13 @@ def test_kill_at_random_moments_and_resume(kills, tmp_path, monkeypatch):
 
     process, answers = start()
     process.join()
-    history, spent, abandoned = answers.get()
+    history, spent, made, abandoned = answers.get()
     released = size(witness)
     [(sigma, rate, steps)] = history
     assert (sigma, rate) == (1.0, Q)
     # never less than what was released; more by at most the step in which each run was killed
     assert released <= steps <= released + kills
     assert spent >= epsilon([(1.0, Q, released)], 1 / 960, "rdp")
-    assert abandoned == steps - 120 > 0
+    # 20 epochs of 6 steps; after several resumes in mid-epoch Lightning itself may add some
+    assert made >= 120
+    assert abandoned == steps - made > 0
