@@ -39,10 +39,6 @@ def test_kill_at_random_moments_and_resume(kills, tmp_path, monkeypatch):
     moments = random.Random(kills)
     ledger, witness = tmp_path / "privacy_ledger.jsonl", tmp_path / "witness"
     folder = tmp_path / "ckpt"
-        tmp_path / "privacy_ledger.jsonl",
-        tmp_path / "witness",
-        tmp_path / "ckpt",
-    )
 
     def start():
         answers = context.SimpleQueue()
