@@ -17,7 +17,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from lightning_priv.data.sampling import GlobalSampler
+from lightning_priv.data.sampling import EpochSampler, GlobalSampler
 from lightning_priv.strategies.batches import CollateWithEmpty
 
 __all__ = ["PrivateLoader", "check_loader", "dataset_fingerprint", "private_loader"]
@@ -60,7 +60,8 @@ def check_loader(loader: object) -> DataLoader[Any]:
             "the training loader has a batch_sampler of its own (or batch_size=None), which "
             "private sampling would replace; pass batch_size=<expected batch> instead"
         )
-    if type(loader.sampler) not in (RandomSampler, SequentialSampler, DistributedSampler) or (
+    plain = (RandomSampler, SequentialSampler, DistributedSampler, EpochSampler)
+    if type(loader.sampler) not in plain or (
         isinstance(loader.sampler, RandomSampler) and loader.sampler.replacement
     ):
         raise MisconfigurationException(

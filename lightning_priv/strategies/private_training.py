@@ -317,7 +317,7 @@ class PrivateTraining(AccountView, Strategy):
         step.release(
             phase.noise_multiplier,
             phase.denominator,
-            lambda tensor: self.reduce(tensor, reduce_op="sum"),
+            self._sum_over_ranks,
             self.is_global_zero,
             [p for group in optimizer.param_groups for p in group["params"]],
         )
@@ -347,6 +347,8 @@ class PrivateTraining(AccountView, Strategy):
         if account.left != 0 or account.phase_is_complete:
             return
         self._trainer.should_stop = True
+        if self._requested() <= 1:
+            return  # as planned
         if loop.min_epochs or loop.epoch_loop.min_steps:
             rank_zero_warn("DP-SGD: min_epochs and min_steps give way to the privacy budget")
             loop.min_epochs, loop.epoch_loop.min_steps = 0, None
@@ -433,6 +435,11 @@ class PrivateTraining(AccountView, Strategy):
         if self.settings.fix_modules:
             for change in repair_modules(self._module):
                 rank_zero_info(f"DP-SGD: fix_modules: {change}")
+
+    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        if self.world_size > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
 
     def _on_rank_zero(self, ask: Callable[[], Any]) -> Any:
         """What rank zero finds, or its error, on every rank."""

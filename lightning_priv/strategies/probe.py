@@ -244,15 +244,18 @@ def _drawn(
 
 
 def _silent_copy(module: LightningModule) -> LightningModule:
+    trainer = module.trainer
+    shared = (trainer, trainer.strategy, getattr(trainer, "datamodule", None))
     try:
-        clone = copy.deepcopy(module)
+        # attributes may lead to the trainer (an optimizer that the command line has made does)
+        clone = copy.deepcopy(module, {id(part): part for part in shared})
     except (TypeError, RuntimeError) as error:
         raise MisconfigurationException(
             f"{type(module).__name__} cannot be copied for the start-up probe ({error}); if its "
             "loss is a mean of one loss a record, with nothing shared between records, set probe: "
             "false"
         ) from error
-    clone.trainer = module.trainer
+    clone.trainer = trainer
     silent: Any = lambda *_, **__: None  # noqa: E731
     clone.log = clone.log_dict = silent  # type: ignore[method-assign]
     return clone

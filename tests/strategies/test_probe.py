@@ -1,3 +1,6 @@
+import threading
+
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -139,8 +142,6 @@ def test_the_probe_leaves_no_trace():
     strategy = private()
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
 
-    import lightning.pytorch as pl
-
     class AtStart(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             if trainer.current_epoch == 0:
@@ -168,6 +169,19 @@ def test_a_step_that_cannot_be_asked_is_an_error_with_a_way_out():
         fit(private(), NeedsRealData())
     strategy = private(probe=False)
     fit(strategy, NeedsRealData(), max_epochs=1)
+    assert strategy.steps == 6
+
+
+class LeadsToTheTrainer(SmallModule):
+    def on_fit_start(self):
+        self.make_optimizer = lambda parameters: self.trainer
+        self.trainer.lock = threading.Lock()  # as a launcher of processes holds one
+        self.more = [self.trainer, self.trainer.strategy]
+
+
+def test_the_trainer_is_not_copied():
+    strategy = private()
+    fit(strategy, LeadsToTheTrainer(), max_epochs=1)
     assert strategy.steps == 6
 
 

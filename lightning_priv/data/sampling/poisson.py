@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from lightning_priv.data.sampling.epochs import EpochIndex, mix
+
 __all__ = ["Drawn", "GlobalSampler", "PoissonSampler", "ShuffleSampler"]
 
 
@@ -28,10 +30,11 @@ class Drawn(NamedTuple):
     total: int
 
 
-class GlobalSampler(Sampler[list[int]]):
+class GlobalSampler(Sampler[list[EpochIndex]]):
     """Batch sampler over steps of one stream, shared out over the ranks.
 
-    Of the selected records of a step, rank r takes number r, r + W, r + 2 W, ...: local sizes
+    Each index carries a key of its step, from which a data set may draw augmentations. Of the
+    selected records of a step, rank r takes number r, r + W, r + 2 W, ...: local sizes
     differ by at most one, and no rank needs a random state of its own.
 
     Args:
@@ -85,7 +88,7 @@ class GlobalSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[EpochIndex]]:
         start = self.position
         drawn: deque[Drawn] = deque()
         self.drawn = drawn
@@ -93,7 +96,8 @@ class GlobalSampler(Sampler[list[int]]):
             selected = self.select(step)
             share = selected[self.rank :: self.world_size].tolist()
             drawn.append(Drawn(step, len(share), len(selected)))
-            yield share
+            key = mix(step)  # of augmentations: not secret, and the same on all ranks
+            yield [EpochIndex(position, key) for position in share]
 
     def _uniforms(self, counter: int, size: int) -> np.ndarray:
         """``size`` numbers in [0, 1) that belong to ``counter``, 53 random bits each."""
