@@ -19,7 +19,9 @@ __all__ = ["CALCULATORS", "HELP", "help_page", "main"]
 #: ``format: Literal["table", "json", "csv"] = "table"``, and returns the text for standard output
 #: (``lightning_priv.reports.Table.render`` makes it). ``jsonargparse.auto_cli`` adds ``--config``,
 #: ``--print_config`` and ``--help``. Its module imports no torch at the top, to answer at once.
-CALCULATORS: dict[str, str] = {}
+CALCULATORS: dict[str, str] = {
+    "budget": "lightning_priv.reports.budget:budget",
+}
 
 #: One line of the help page for each subcommand; ``trainer.py`` says how to add a training one.
 HELP: dict[str, str] = {
@@ -27,6 +29,7 @@ HELP: dict[str, str] = {
     "validate": "evaluate on the validation set",
     "test": "evaluate on the test set",
     "predict": "predict with a trained model",
+    "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",
 }
 
 _PAGE = """\

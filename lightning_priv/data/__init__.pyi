@@ -20,7 +20,9 @@ from .mnist import MNIST as MNIST
 from .mnist import MNIST5k as MNIST5k
 from .patches import PhotoPatches as PhotoPatches
 from .sampling import EpochSampler as EpochSampler
+from .sampling import PoissonSampler as PoissonSampler
 from .sampling import ShardSampler as ShardSampler
+from .sampling import ShuffleSampler as ShuffleSampler
 from .svhn import SVHN as SVHN
 from .tables import BreastCancer as BreastCancer
 from .tables import Wine as Wine
