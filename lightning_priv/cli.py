@@ -21,6 +21,7 @@ __all__ = ["CALCULATORS", "HELP", "help_page", "main"]
 #: ``--print_config`` and ``--help``. Its module imports no torch at the top, to answer at once.
 CALCULATORS: dict[str, str] = {
     "budget": "lightning_priv.reports.budget:budget",
+    "bounds": "lightning_priv.reports.bounds:bounds",
 }
 
 #: One line of the help page for each subcommand; ``trainer.py`` says how to add a training one.
@@ -30,6 +31,7 @@ HELP: dict[str, str] = {
     "test": "evaluate on the test set",
     "predict": "predict with a trained model",
     "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",
+    "bounds": "bound the reconstruction of records from a private training",
 }
 
 _PAGE = """\

@@ -7,3 +7,4 @@ from .media import run_directory as run_directory
 from .privacy import ClippingMonitor as ClippingMonitor
 from .privacy import PrivacyBudget as PrivacyBudget
 from .random_state import RandomState as RandomState
+from .risk import RiskCorridor as RiskCorridor

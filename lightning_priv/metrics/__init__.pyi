@@ -1,0 +1,2 @@
+from .reconstruction import ReconstructionBoundCoverage as ReconstructionBoundCoverage
+from .reconstruction import ReconstructionRisk as ReconstructionRisk

@@ -1,0 +1,5 @@
+"""Formal bounds on the reconstruction of training records from differentially private training."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,61 @@
+"""Sums of exponentials at equally spaced frequencies, by gridding and one Fourier transform."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Array = NDArray[Any]
+
+_WIDTH = 16  # grid points that one node spreads to
+_OVERSAMPLING = 2.0
+_BETA = math.pi * math.sqrt((_WIDTH * (1 - 0.5 / _OVERSAMPLING)) ** 2 - 0.8)
+_CHECKS = 12
+
+
+def uniform_frequencies(
+    positions: Array, weights: Array, spacing: float, count: int
+) -> tuple[NDArray[np.complex128], float]:
+    """sum_j w_j e^(i u_k y_j) at u_k = (k + 1/2) spacing, k = 0..count-1.
+
+    Kaiser-Bessel gridding, whose transform is known in closed form.
+
+    Args:
+        positions: y_j.
+        weights: w_j, which sum to about 1.
+        spacing: distance of the frequencies.
+        count: number of frequencies.
+
+    Returns:
+        The sums, and ten times the largest deviation from direct sums at a dozen frequencies
+        (at least 1e-14) as their error bound.
+    """
+    size = 2 ** math.ceil(math.log2(max(_OVERSAMPLING * count, 4 * _WIDTH)))
+    middle = count // 2
+    strength = weights * np.exp(1j * ((middle + 0.5) * spacing) * positions)
+    place = positions * (spacing / (2 * math.pi) * size)
+    first = np.ceil(place - _WIDTH / 2)
+    distance = place - first
+    start = np.mod(first, size).astype(np.int64)
+    grid = np.zeros(size + _WIDTH, dtype=np.complex128)
+    for shift in range(_WIDTH):
+        z = (distance - shift) * (2.0 / _WIDTH)
+        root = _BETA * np.sqrt(np.maximum(1.0 - z * z, 0.0))
+        kernel = special.i0e(root) * np.exp(root - _BETA)
+        value = strength * kernel
+        where = start + shift
+        grid.real += np.bincount(where, value.real, minlength=grid.size)
+        grid.imag += np.bincount(where, value.imag, minlength=grid.size)
+    grid[:_WIDTH] += grid[size:]
+    modes = np.fft.ifft(grid[:size]) * size
+    index = np.arange(count) - middle
+    argument = _BETA**2 - (index * (math.pi * _WIDTH / size)) ** 2
+    root = np.sqrt(argument)  # positive: the modes fill half of the oversampled band at most
+    transform = (_WIDTH / 2) * (np.exp(root - _BETA) - np.exp(-root - _BETA)) / root
+    result = modes[index % size] / transform
+    checked = np.unique(np.linspace(0, count - 1, _CHECKS).astype(np.int64))
+    phase = np.outer((checked + 0.5) * spacing, positions)
+    direct = np.exp(1j * phase) @ weights
+    return result, max(1e-14, 10.0 * float(np.abs(result[checked] - direct).max()))
