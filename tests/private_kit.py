@@ -79,7 +79,6 @@ def weights(module):
     return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
 
 
-
 class Gradients(pl.Callback):
     """Keeps what callbacks can see of gradients, and what the weights are afterwards."""
 
@@ -127,9 +126,7 @@ def train_to_be_killed(folder, ckpt_path, answers):
     os.chdir(folder)
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    saved = ModelCheckpoint(
-        dirpath="ckpt", every_n_train_steps=4, save_top_k=-1, filename="{step}"
-    )
+    saved = ModelCheckpoint(dirpath="ckpt", every_n_train_steps=4, save_top_k=-1, filename="{step}")
     strategy = DPSGDStrategy(noise_multiplier=1.0, accountant="rdp", probe=False)
     fit(
         strategy,
