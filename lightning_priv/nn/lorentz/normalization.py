@@ -1,5 +1,7 @@
 """Lorentz batch normalisation."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -87,26 +89,34 @@ class _LorentzBatchNorm(LorentzNorm):
 
     def _normalize(self, points: Tensor) -> Tensor:
         k = self.k
+        dtype = points.dtype
         average = self._average() if self.training else None
-        if self.training:
-            mean, spread = lorentz_channel_mean(points, k, self.mean_reduction, average), None
-        else:
-            mean, spread = _exp_origin(self.running_mean, k), self.running_spread
+
+        def centre(points: Tensor) -> Tensor:
+            if self.training:
+                return lorentz_channel_mean(points, k, self.mean_reduction, average)
+            return _exp_origin(self.running_mean.to(points.dtype), k)
+
+        mean = centre(points)
+        stable = self._use_stable(mean)
+        if stable and _can_widen(points):
+            points = points.double()
+            mean = centre(points)
         y, spread = lorentz_normalize(
             points,
             mean,
-            self.beta_space,
-            self.gamma,
-            spread,
+            self.beta_space.to(points.dtype),
+            None if self.gamma is None else self.gamma.to(points.dtype),
+            None if self.training else self.running_spread.to(points.dtype),
             k,
             eps=self.eps,
-            stable=self._use_stable(mean),
+            stable=stable,
             variance=self.variance,
             average=average,
         )
         if self.training:
-            self.update_running_statistics(mean.detach(), spread.detach())
-        return y
+            self.update_running_statistics(mean.detach().to(dtype), spread.detach().to(dtype))
+        return y.to(dtype)
 
     def _use_stable(self, mean: Tensor) -> bool:
         if self.stable is not None:
@@ -114,7 +124,7 @@ class _LorentzBatchNorm(LorentzNorm):
         if torch.compiler.is_compiling():
             return True  # no value may be read here
         far = float(mean.detach().norm())
-        if far != far:
+        if not math.isfinite(far):
             raise OffManifoldError(
                 f"{type(self).__name__}({self.num_features}) got NaN or infinite values; "
                 "check the input data, lower the learning rate or clip the gradients"
@@ -161,9 +171,10 @@ class LorentzBatchNorm2d(_LorentzBatchNorm):
         manifold: shared manifold; default k = 1.
         eps: added to the spread.
         momentum: weight of the new batch in the running statistics.
-        stable: ``True`` always uses the two-pass form, exact far from the origin, ``False`` never;
-            ``None`` decides by the radius of the mean, which reads one number from the device for
-            every call (and thereby notices NaN).
+        stable: ``True`` always uses the form that is exact far from the origin (two passes, in
+            float64 where the device has it), ``False`` never; ``None`` decides by the radius of the
+            mean, which reads one number from the device for every call (and thereby notices NaN).
+            Under ``torch.compile``, where nothing may be read, ``None`` takes two float32 passes.
         variance: ``mean_distance``, or ``frechet``: the spread is the mean squared distance and
             points are scaled by gamma/sqrt(spread + eps).
         mean_reduction: ``per_image``, or ``flat``: the centroid of all positions of all images.
@@ -200,3 +211,12 @@ def _exp_origin(v: Tensor, k: float | Tensor) -> Tensor:
     """Space part of exp at the origin; values only, so no series is needed next to 0."""
     x = (v.dot(v) / k).sqrt().clamp_min(1e-18)
     return v * (x.sinh() / x)
+
+
+def _can_widen(points: Tensor) -> bool:
+    """Whether to go on in float64; not in a compiled graph, which takes this form throughout."""
+    return (
+        points.dtype == torch.float32
+        and points.device.type != "mps"
+        and not torch.compiler.is_compiling()
+    )

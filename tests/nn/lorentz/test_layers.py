@@ -329,3 +329,17 @@ def test_a_learnable_curvature_starts_where_it_should_and_cannot_leave_its_range
         ll.LorentzManifold(1e-5, learnable=True)
     with pytest.raises(ValueError, match="set_k needs a learnable k"):
         ll.LorentzManifold(1.0).set_k(2.0)
+
+
+@pytest.mark.parametrize(
+    ("distance", "spread"), [(2.0, 0.1), (2.0, 0.001), (5.0, 1.0), (5.0, 0.1), (5.0, 0.01)]
+)
+def test_batch_norm_far_from_the_origin_is_exact_in_float32(distance, spread):
+    """Spec: at most 1e-3 relative at distance 5 and spread 0.1; float64 inside leaves rounding."""
+    base = fn.exp_map_origin(distance * F.normalize(torch.randn(16), dim=0))[1:]
+    near = fn.exp_map_origin(spread / 4 * torch.randn(64, 16))[:, 1:]
+    s = fn.boost_from_origin(near, base).float()
+    exact = ll.LorentzBatchNorm1d(16, stable=True)(s.double())
+    got = ll.LorentzBatchNorm1d(16).float()(s)
+    assert got.dtype == torch.float32
+    assert (got.double() - exact).norm() < 1e-6 * exact.norm()
