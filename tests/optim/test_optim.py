@@ -129,7 +129,7 @@ def test_euclidean_parameters_follow_torchs_optimizers():
         assert_close(a.weight, b.weight, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [RiemannianSGD, RiemannianAdam])
+@pytest.mark.parametrize("make", [RiemannianSGD, RiemannianAdam, RiemannianAdamW])
 def test_resumed_steps_equal_unbroken_ones(make):
     def build():
         torch.manual_seed(0)
