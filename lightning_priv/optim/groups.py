@@ -11,12 +11,14 @@ __all__ = ["parameter_groups"]
 def parameter_groups(
     module: nn.Module, lr: float, manifold_lr_scale: float = 0.2, k_lr: float = 1e-4
 ) -> list[dict[str, Any]]:
-    """Split parameters into the groups ``euclidean``, ``manifold``, ``scale`` and ``curvature``.
+    """Split parameters into the groups ``euclidean``, ``scale``, ``curvature`` and ``manifold``.
 
     Points of a manifold (the betas of Lorentz batch norms) learn at ``manifold_lr_scale * lr``; a
     learnable curvature learns at ``k_lr`` without weight decay (Bdeir et al. 2024, official code).
     Scalars called ``scale`` (the normalised ``LorentzLinear``'s), which that code does not train at
-    all, learn at ``lr`` without weight decay. Empty groups are left out.
+    all, learn at ``lr`` without weight decay. Points come last, so that an optimizer which puts
+    them back on their manifold after its step does so with the new curvature. Empty groups are left
+    out.
 
     Args:
         module: the network.
@@ -50,8 +52,8 @@ def parameter_groups(
             "params": [p for p in trainable if id(p) not in special],
             "lr": lr,
         },
-        {"name": "manifold", "params": manifold, "lr": lr * manifold_lr_scale},
         {"name": "scale", "params": scale, "lr": lr, "weight_decay": 0.0},
         {"name": "curvature", "params": curvature, "lr": k_lr, "weight_decay": 0.0},
+        {"name": "manifold", "params": manifold, "lr": lr * manifold_lr_scale},
     ]
     return [group for group in groups if group["params"]]

@@ -56,7 +56,22 @@ class RiemannianSGD(geoopt.optim.RiemannianSGD):
         )
 
 
-class RiemannianAdam(geoopt.optim.RiemannianAdam):
+class _WholeSteps(geoopt.optim.RiemannianAdam):
+    """geoopt's Adam whose step counts are whole numbers also after a state is loaded."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Keep step counts whole numbers when a state is loaded.
+
+        torch turns them into float32 tensors, in which geoopt would then compute its bias
+        corrections: a resumed run would not equal an unbroken one.
+        """
+        super().__setstate__(state)
+        for values in self.state.values():
+            if "step" in values:
+                values["step"] = int(values["step"])
+
+
+class RiemannianAdam(_WholeSteps):
     """Riemannian Adam of geoopt; ordinary parameters are treated as by ``torch.optim.Adam``.
 
     Args:
@@ -91,17 +106,6 @@ class RiemannianAdam(geoopt.optim.RiemannianAdam):
             amsgrad=amsgrad,
             stabilize=stabilize,
         )
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Keep step counts whole numbers when a state is loaded.
-
-        torch turns them into float32 tensors, in which geoopt would then compute its bias
-        corrections: a resumed run would not equal an unbroken one.
-        """
-        super().__setstate__(state)
-        for values in self.state.values():
-            if "step" in values:
-                values["step"] = int(values["step"])
 
 
 class RiemannianAdamW(RiemannianAdam):

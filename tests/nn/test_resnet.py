@@ -211,6 +211,27 @@ def test_options_reach_the_layers_and_train(variant, options):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "options"),
+    [
+        ("l", {"norm": "group"}),
+        ("l", {"norm": "sync_batch", "trivialize_beta": True}),
+        ("l", {"residual": "weighted_centroid", "linear": "point_to_hyperplane"}),
+        ("l", {"variance": "frechet", "mean_reduction": "flat", "learn_k": True}),
+        ("l", {"norm_mode": "centering_only", "residual": "parallel_transport"}),
+        ("hecnn", {}),
+    ],
+)
+def test_every_option_compiles_without_graph_breaks(variant, options):
+    net = HyperbolicResNet(10, 5, variant, width=4, **options).double()
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    want = net(x)
+    torch._dynamo.reset()
+    got = torch.compile(net, backend="eager", fullgraph=True)(x)
+    assert_close(got, want, rtol=1e-8, atol=1e-8)
+
+
 def test_small_networks():
     assert MLP(12, 3, hidden=(8, 4), dropout=0.1)(torch.randn(2, 3, 4)).shape == (2, 3)
     assert MLP(12, 3, hidden=())(torch.randn(2, 12)).shape == (2, 3)
