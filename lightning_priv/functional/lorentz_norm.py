@@ -16,6 +16,9 @@ from lightning_priv.functional.lorentz_sets import centroid_space
 
 __all__ = ["lorentz_channel_mean", "lorentz_image_mean", "lorentz_normalize"]
 
+# |mean| in units of sqrt(k) from which the one-pass form loses more than four digits of float32
+FAR_OUT = 2.0
+
 # mean = average(sum of some terms, their number)
 Average = Callable[[Tensor, int], Tensor]
 

@@ -5,7 +5,9 @@ from typing import Any
 from geoopt import Manifold, ManifoldParameter
 from torch import nn
 
-__all__ = ["parameter_groups"]
+__all__ = ["GROUP_NAMES", "parameter_groups"]
+
+GROUP_NAMES = frozenset({"euclidean", "scale", "curvature", "manifold"})
 
 
 def parameter_groups(
@@ -30,14 +32,26 @@ def parameter_groups(
         Parameter groups with the keys ``params``, ``lr``, ``name`` (and ``weight_decay``).
 
     Raises:
-        ValueError: if the module has no trainable parameter.
+        ValueError: if the module has no trainable parameter, a factor is negative, or a layer has a
+            learnable k that is no parameter of the module.
     """
+    if not (manifold_lr_scale >= 0 and k_lr >= 0):
+        raise ValueError(
+            f"manifold_lr_scale and k_lr must be at least 0, got {manifold_lr_scale} and {k_lr}"
+        )
     curvatures = {
         id(p) for m in module.modules() if isinstance(m, Manifold) for p in m.parameters()
     }
     trainable = [p for p in module.parameters() if p.requires_grad]
     if not trainable:
         raise ValueError("the module has no parameter that requires a gradient")
+    for name, layer in module.named_modules():
+        own = getattr(layer, "manifold", None)  # layers hold their manifold as a plain reference
+        if isinstance(own, Manifold) and any(id(p) not in curvatures for p in own.parameters()):
+            raise ValueError(
+                f"the learnable k of {name or type(layer).__name__} is no parameter of the module "
+                "and would not be trained; register its manifold: self.manifold = manifold"
+            )
     curvature = [p for p in trainable if id(p) in curvatures]
     manifold = [p for p in trainable if isinstance(p, ManifoldParameter)]
     scale = [

@@ -35,6 +35,10 @@ class LorentzNorm(LorentzModule):
         super().__init__(manifold)
         check_choice("variance", variance, ("mean_distance", "frechet"))
         check_choice("mode", mode, ("full", "centering_only"))
+        if num_features < 1 or not eps >= 0:
+            raise ValueError(
+                f"num_features must be at least 1 and eps at least 0, got {num_features} and {eps}"
+            )
         self.num_features = num_features
         self.eps = eps
         self.variance: Variance = variance

@@ -71,8 +71,10 @@ class LorentzConvNorm(nn.Module):
     def _can_fuse(self, x: Tensor) -> bool:
         return (
             self.fused
-            and self.training
-            and isinstance(self.norm, LorentzBatchNorm2d)
+            # exact types: a subclass may compute something else
+            and type(self.conv) is LorentzConv2d
+            and type(self.norm) is LorentzBatchNorm2d
+            and self.norm.training  # a norm in evaluation mode is frozen
             and self.norm.fusable
             and self.norm.stable is not True
             and self.conv.groups == 1

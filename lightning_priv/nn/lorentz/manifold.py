@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.lorentz import (
     exp_map,
     exp_map_origin,
@@ -116,6 +117,18 @@ class LorentzManifold(geoopt.Lorentz):
         """Parallel transport in closed form; geoopt's divides by d(x, y)^2, noise when tiny."""
         x, y, v = (a.movedim(dim, -1) for a in (x, y, v))
         return parallel_transport(x, y, v, self.value).movedim(-1, dim)
+
+    def get_extra_state(self) -> Tensor:
+        """The value of k, once in the state dict of the network that registers the manifold."""
+        return self.k.detach().double().cpu()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse weights that were trained with another fixed k."""
+        if not self.learnable and not math.isclose(float(state), self._fixed_k, rel_tol=1e-6):
+            raise ConfigurationError(
+                f"the checkpoint was trained with k={float(state):g}, the network has "
+                f"k={self._fixed_k:g}; write k: {float(state):g} in the net"
+            )
 
     def extra_repr(self) -> str:
         """Fields shown by ``repr``."""

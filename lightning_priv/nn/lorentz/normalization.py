@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_priv.errors import OffManifoldError
 from lightning_priv.functional.lorentz_norm import (
+    FAR_OUT,
     Average,
     lorentz_channel_mean,
     lorentz_normalize,
@@ -23,9 +24,6 @@ from lightning_priv.nn.lorentz._norm_base import (
 from lightning_priv.nn.lorentz.manifold import LorentzManifold
 
 __all__ = ["LorentzBatchNorm1d", "LorentzBatchNorm2d"]
-
-# |mean| from which the one-pass form starts to lose more than four digits of float32.
-_FAR_OUT = 2.0
 
 
 class _LorentzBatchNorm(LorentzNorm):
@@ -49,6 +47,8 @@ class _LorentzBatchNorm(LorentzNorm):
     ) -> None:
         super().__init__(num_features, manifold, eps, variance, mode, trivialize_beta)
         check_choice("mean_reduction", mean_reduction, ("per_image", "flat"))
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
         self.momentum = momentum
         self.stable = stable
         self.mean_reduction: MeanReduction = mean_reduction
@@ -74,6 +74,11 @@ class _LorentzBatchNorm(LorentzNorm):
         points = s.flatten(2) if s.dim() > 2 else s.unsqueeze(2)
         if self.training:
             self.check_batch(points.shape[0] * points.shape[2])
+        if self.running_mean.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"{type(self).__name__} has {self.running_mean.dtype} parameters, too coarse "
+                "for points of the manifold; use precision bf16-mixed, which keeps them in float32"
+            )
         with torch.autocast(s.device.type, enabled=False):
             if points.dtype in (torch.float16, torch.bfloat16):
                 points = points.float()
@@ -129,7 +134,7 @@ class _LorentzBatchNorm(LorentzNorm):
                 f"{type(self).__name__}({self.num_features}) got NaN or infinite values; "
                 "check the input data, lower the learning rate or clip the gradients"
             )
-        return far > _FAR_OUT
+        return far > FAR_OUT * float(self.manifold.k.detach()) ** 0.5
 
     @torch.no_grad()
     def update_running_statistics(self, mean: Tensor, spread: Tensor) -> None:
@@ -187,7 +192,8 @@ class LorentzBatchNorm2d(_LorentzBatchNorm):
 
     Raises:
         ValueError: on a wrong shape, or one value per channel in training.
-        OffManifoldError: if the input holds NaN or infinite values (unless ``stable`` is given).
+        OffManifoldError: in training, if the input holds NaN or infinite values (unless ``stable``
+            is given).
 
     Example:
         >>> import torch
