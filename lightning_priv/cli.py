@@ -129,7 +129,21 @@ def _train(words: list[str] | None) -> None:
     try:
         PrivacyCLI(words)
     except MisconfigurationException as error:
-        raise ConfigurationError(str(error)) from error
+        text = str(error)
+        if "configure_optimizers" in text:
+            text += " Or add --optimizer torch.optim.Adam --optimizer.lr 1e-3 to the command."
+        raise ConfigurationError(text) from error
+    except FileNotFoundError as error:
+        if "ckpt" not in str(error):
+            raise
+        raise ConfigurationError(f"{error}; name an existing checkpoint, or last") from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ConfigurationError(
+            f"{' '.join(str(error).split())[:300]} ... the checkpoint belongs to another network; "
+            "run with the config.yaml that lies beside it"
+        ) from error
     except ValueError as error:
         if "invalid strategy name" not in str(error):
             raise

@@ -89,6 +89,15 @@ def test_k_is_stored_once_and_only_when_learnable():
     assert not [key for key in fixed.state_dict() if "raw_k" in key]
 
 
+def test_weights_of_another_k_are_refused():
+    from lightning_priv.errors import ConfigurationError
+
+    state = HyperbolicResNet(10, 5, width=4, k=1.0).state_dict()
+    HyperbolicResNet(10, 5, width=4, k=1.0).load_state_dict(state)
+    with pytest.raises(ConfigurationError, match=r"trained with k=1, .*write k: 1 in the net"):
+        HyperbolicResNet(10, 5, width=4, k=3.0).load_state_dict(state)
+
+
 def test_embedding_changes_only_the_last_stage():
     net = HyperbolicResNet(10, 5, "l", width=4, embedding_dim=3)
     assert net.head.in_features == 3

@@ -168,3 +168,22 @@ def test_points_lie_on_the_manifold_of_a_curvature_that_moves(make):
     assert max(b[1:].norm().item() for b in betas) > 1e-3
     for beta in betas:
         assert_close(fn.lorentz_inner(beta, beta), -k, rtol=1e-12, atol=1e-12)
+
+
+def test_a_learnable_k_that_is_no_parameter_is_named():
+    from lightning_priv.nn.lorentz import LorentzLinear, LorentzMLR
+
+    manifold = LorentzManifold(learnable=True)
+    net = torch.nn.Sequential(LorentzLinear(3, 4, manifold=manifold), LorentzMLR(4, 2, manifold))
+    with pytest.raises(ValueError, match=r"learnable k of 0 .*self\.manifold = manifold"):
+        parameter_groups(net, lr=0.1)
+    net.manifold = manifold
+    assert {g["name"] for g in parameter_groups(net, lr=0.1)} == {"euclidean", "curvature"}
+
+
+def test_unknown_groups_and_negative_factors_are_refused():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match="names manifolds; the groups are"):
+        MultiStepLR(optimizer, [2], group_milestones={"manifolds": [1]})
+    with pytest.raises(ValueError, match="must be at least 0"):
+        parameter_groups(MLP(4, 2), lr=0.1, manifold_lr_scale=-1.0)

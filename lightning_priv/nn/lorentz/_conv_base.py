@@ -34,6 +34,11 @@ class LorentzConvolution(LorentzModule):
                 f"groups must divide in_channels and out_channels, got groups={groups} for "
                 f"{in_channels} and {out_channels} channels"
             )
+        if min(in_channels, out_channels, *kernel_size) < 1:
+            raise ValueError(
+                "channels and kernel size must be at least 1, got "
+                f"{in_channels}, {out_channels} and {kernel_size}"
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.groups = groups

@@ -71,6 +71,7 @@ class LorentzConv2d(LorentzConvolution):
         )
         self.kernel_size: tuple[int, int] = _pair(kernel_size)
         self.stride: tuple[int, int] = _pair(stride)
+        _refuse_words(padding)
         self.padding: tuple[int, int] = _pair(padding)
         self.dilation: tuple[int, int] = _pair(dilation)
 
@@ -141,6 +142,7 @@ class LorentzConv1d(LorentzConvolution):
         )
         self.kernel_size: tuple[int] = _single(kernel_size)
         self.stride: tuple[int] = _single(stride)
+        _refuse_words(padding)
         self.padding: tuple[int] = _single(padding)
         self.dilation: tuple[int] = _single(dilation)
 
@@ -169,4 +171,11 @@ class LorentzConv1d(LorentzConvolution):
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
+        )
+
+
+def _refuse_words(padding: object) -> None:
+    if isinstance(padding, str):
+        raise ValueError(
+            f"padding must be numbers, got {padding!r}; 'same' is (kernel_size - 1) / 2 at stride 1"
         )

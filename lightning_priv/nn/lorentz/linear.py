@@ -72,6 +72,11 @@ class LorentzLinear(LorentzModule):
             raise ValueError("normalize belongs to linear='chen'; drop one of the two")
         if learn_scale and not normalize:
             raise ValueError("learn_scale has no meaning without normalize=True")
+        if min(in_features, out_features) < 1:
+            raise ValueError(
+                "in_features and out_features must be at least 1, got "
+                f"{in_features} and {out_features}"
+            )
         self.in_features = in_features
         self.out_features = out_features
         self.normalize = normalize

@@ -343,3 +343,39 @@ def test_batch_norm_far_from_the_origin_is_exact_in_float32(distance, spread):
     got = ll.LorentzBatchNorm1d(16).float()(s)
     assert got.dtype == torch.float32
     assert (got.double() - exact).norm() < 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("norm", [10.0, 1000.0, 3000.0, 11013.0])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_pooling_far_from_the_origin_in_float32(norm, noise):
+    s = torch.full((1, 4, 8, 8), norm / 2) + noise * torch.randn(1, 4, 8, 8)
+    x = fn.to_point(s.movedim(1, -1)).flatten(1, 2)
+    want = fn.lorentz_centroid(x)[:, 1:]
+    got = ll.LorentzGlobalAvgPool2d()(s.float())
+    assert_close(got.double(), want, rtol=1e-5, atol=0)
+    single = fn.lorentz_centroid(x.float())[:, 1:]
+    assert_close(single.double(), want, rtol=1e-5, atol=0)
+
+
+def test_pooling_for_small_k():
+    s = torch.full((1, 4, 8, 8), 1e-5)
+    got = ll.LorentzGlobalAvgPool2d(ll.LorentzManifold(1e-9))(s.float())
+    assert_close(got, torch.full((1, 4), 1e-5, dtype=torch.float32))
+
+
+def test_half_precision_parameters_are_refused():
+    with pytest.raises(ValueError, match="use precision bf16-mixed"):
+        ll.LorentzBatchNorm2d(3).bfloat16()(torch.randn(2, 3, 4, 4).bfloat16())
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="padding must be numbers"):
+        ll.LorentzConv2d(3, 4, 3, padding="same")
+    with pytest.raises(ValueError, match="eps at least 0"):
+        ll.LorentzBatchNorm2d(3, eps=-1.0)
+    with pytest.raises(ValueError, match=r"momentum must lie in \[0, 1\]"):
+        ll.LorentzBatchNorm2d(3, momentum=2.0)
+    with pytest.raises(ValueError, match="at least 1"):
+        ll.LorentzLinear(3, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        ll.LorentzConv2d(0, 4, 3)
