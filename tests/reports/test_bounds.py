@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import CommandLine
+from command_line import CONFIGS, CommandLine
 
 from lightning_priv.functional.gaussian_dp import gdp_mu
 from lightning_priv.functional.reconstruction import (
@@ -228,6 +228,36 @@ def test_figure(rate: float, gamma: float) -> None:
     assert np.all((success >= 0.1) & (success <= 1))
     verticals = [line for line in upper.lines if "exact match" in str(line.get_label())]
     assert len(verticals) == (0 if gamma == 0.05 else 2 if rate == 1 else 1)
+
+
+CONFIGURED = {  # file -> column, row and the header's number
+    "bounds_cifar10": ("psnr", 1, 40.09808598415),
+    "bounds_cifar10_grey": ("mse", 4, 0.005),
+    "bounds_corridor": ("noise_multiplier", 0, 6.919203443590083),
+    "bounds_dimension": ("guess_mse", 4, 1 / 3072),
+    "bounds_epsilon": ("noise_multiplier", 3, 0.60023),
+    "bounds_norm": ("mse", 0, 0.0025 * mse_quantile(0.05, 3072, 1.0, 1.0)),
+    "bounds_steps": ("identification", 4, 0.510964876),
+    "demo/bounds_digits": ("identification_by_dp", 0, 1.0),
+}
+
+
+def test_every_configuration_is_listed() -> None:
+    files = [
+        path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("bounds_*")
+    ]
+    assert sorted(files) == sorted(CONFIGURED)
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_configurations_give_the_published_numbers(name: str, command_line: CommandLine) -> None:
+    path = CONFIGS / f"{name}.yaml"
+    rows = json.loads(command_line.ok("bounds", "--config", path, "--format", "json"))
+    column, row, value = CONFIGURED[name]
+    assert rows[row][column] == pytest.approx(value, rel=1e-5)
+    if name == "demo/bounds_digits":
+        assert Path("runs/bounds_digits/corridor.png").is_file()
+        assert rows[row]["identification"] < 0.5
 
 
 def test_as_a_function() -> None:

@@ -1,5 +1,6 @@
 from .approximations import Approximation as Approximation
 from .approximations import rero_subsampled_gaussian_approx as rero_subsampled_gaussian_approx
+from .attack import attack_noise_std as attack_noise_std
 from .corridor import Corridor as Corridor
 from .corridor import risk_corridor as risk_corridor
 from .design import noise_for_mse as noise_for_mse

@@ -77,7 +77,7 @@ _RANGES = {
     "steps": _Range("a number of steps from 1 to 1e18", 1, 1e18),
     "whole_steps": _Range("a whole number of steps from 1 to 1e9", 1, 1e9, whole=True),
     "sample_rate": _Range("a sampling probability within (0, 1]", _LEAST, 1.0),
-    "eigenvalues": _Range("a covariance's eigenvalue, finite and not below 0", 0.0, 1e60),
+    "eigenvalues": _Range("a finite number, not below 0", 0.0, 1e60),
     "mu": _Range("a Gaussian privacy parameter, 0 or from 1e-30 to 1e30", 1e-30, 1e30, zero=True),
     "epsilon": _Range("a finite epsilon >= 0", 0.0, _MOST),
     "delta": _Range("a probability strictly between 0 and 1", _LEAST, 1 - 2**-53),

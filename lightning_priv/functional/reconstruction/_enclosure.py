@@ -112,8 +112,12 @@ class Composition:
         return np.concatenate((np.cumsum(pieces[::-1])[::-1], [0.0])) + last
 
     def _truncate(self, tolerance: float, most_nodes: int) -> bool:
-        coarse = self._spacing * 1.7 ** np.arange(66)
-        beyond = self._left_out_beyond(coarse)
+        # mostly the bounds vanish early; only slow decays need the far frequencies
+        for reach in (24, 66):
+            coarse = self._spacing * 1.7 ** np.arange(reach)
+            beyond = self._left_out_beyond(coarse)
+            if beyond[-1] <= 1e-3 * tolerance:
+                break
         enough = np.nonzero(beyond <= tolerance)[0]
         place = int(enough[0]) if len(enough) else len(coarse) - 1
         grid = coarse
@@ -231,27 +235,30 @@ class Composition:
         chords through neighbours extended to the other side of the lowest point.
         """
         t = self.threshold(level)
-        y = math.exp(t)
         error = self.delta(t).error
-        curvature = max(self._upper_tail(t)[1] * y, 1e-30)  # y^2 g''(y)
+        curvature = max(self._upper_tail(t)[1] * math.exp(t), 1e-30)  # y^2 g''(y)
         step = min(math.sqrt(6 * error / curvature), 0.25)
         best_upper, best_lower = 1.0, level
-        for _ in range(24):
-            points = (y * (1 - step), y, y * (1 + step))
-            enclosed = [self.delta(math.log(p)) for p in points]
-            values = [level * p + e.value for p, e in zip(points, enclosed, strict=True)]
+        for _ in range(48):
+            points = (t - step, t, t + step)
+            enclosed = [self.delta(p) for p in points]
+            values = [level * math.exp(p) + e.value for p, e in zip(points, enclosed, strict=True)]
             worst = max(e.error for e in enclosed) + 8 * _UNIT
             best_upper = min(best_upper, *(v + worst for v in values))
             left, middle, right = values
             if left - middle > 2 * worst and right - middle > 2 * worst:
-                fall = max(left - middle, right - middle) + 2 * worst
+                # the distances to the neighbours differ by the factor e^step
+                ratio = math.exp(step)
+                fall = max(
+                    (left - middle + 2 * worst) * ratio, (right - middle + 2 * worst) / ratio
+                )
                 best_lower = max(best_lower, middle - worst - fall)
                 break
             # not yet a certified valley: move to the lower side, or look wider
             if left - middle < -2 * worst:
-                y = points[0]
+                t = points[0]
             elif right - middle < -2 * worst:
-                y = points[2]
+                t = points[2]
             else:
-                step = min(1.6 * step, 0.5)
+                step = min(1.6 * step, 30.0)
         return best_lower, best_upper

@@ -13,6 +13,7 @@ _WIDTH = 16  # grid points that one node spreads to
 _OVERSAMPLING = 2.0
 _BETA = math.pi * math.sqrt((_WIDTH * (1 - 0.5 / _OVERSAMPLING)) ** 2 - 0.8)
 _CHECKS = 12
+_CHUNK = 2**14
 
 
 def uniform_frequencies(
@@ -34,22 +35,26 @@ def uniform_frequencies(
     """
     size = 2 ** math.ceil(math.log2(max(_OVERSAMPLING * count, 4 * _WIDTH)))
     middle = count // 2
-    strength = weights * np.exp(1j * ((middle + 0.5) * spacing) * positions)
-    place = positions * (spacing / (2 * math.pi) * size)
-    first = np.ceil(place - _WIDTH / 2)
-    distance = place - first
-    start = np.mod(first, size).astype(np.int64)
-    grid = np.zeros(size + _WIDTH, dtype=np.complex128)
-    for shift in range(_WIDTH):
-        z = (distance - shift) * (2.0 / _WIDTH)
-        root = _BETA * np.sqrt(np.maximum(1.0 - z * z, 0.0))
-        kernel = special.i0e(root) * np.exp(root - _BETA)
-        value = strength * kernel
-        where = start + shift
-        grid.real += np.bincount(where, value.real, minlength=grid.size)
-        grid.imag += np.bincount(where, value.imag, minlength=grid.size)
-    grid[:_WIDTH] += grid[size:]
-    modes = np.fft.ifft(grid[:size]) * size
+    grid = np.zeros(size, dtype=np.complex128)
+    for begin in range(0, len(positions), _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        y = positions[part]
+        strength = weights[part] * np.exp(1j * ((middle + 0.5) * spacing) * y)
+        place = y * (spacing / (2 * math.pi) * size)
+        first = np.ceil(place - _WIDTH / 2)
+        distance, least = place - first, int(first.min())
+        start = (first - least).astype(np.int64)
+        window = int(start.max()) + _WIDTH
+        real, imaginary = np.zeros(window), np.zeros(window)
+        for shift in range(_WIDTH):
+            z = (distance - shift) * (2.0 / _WIDTH)
+            root = _BETA * np.sqrt(np.maximum(1.0 - z * z, 0.0))
+            value = strength * (special.i0e(root) * np.exp(root - _BETA))
+            where = start + shift
+            real += np.bincount(where, value.real, minlength=window)
+            imaginary += np.bincount(where, value.imag, minlength=window)
+        _add_wrapped(grid, real + 1j * imaginary, least)
+    modes = np.fft.ifft(grid) * size
     index = np.arange(count) - middle
     argument = _BETA**2 - (index * (math.pi * _WIDTH / size)) ** 2
     root = np.sqrt(argument)  # positive: the modes fill half of the oversampled band at most
@@ -59,3 +64,13 @@ def uniform_frequencies(
     phase = np.outer((checked + 0.5) * spacing, positions)
     direct = np.exp(1j * phase) @ weights
     return result, max(1e-14, 10.0 * float(np.abs(result[checked] - direct).max()))
+
+
+def _add_wrapped(grid: Array, window: Array, start: int) -> None:
+    """Add a window to a periodic grid, at any place and of any length."""
+    position = 0
+    while position < len(window):
+        place = (start + position) % len(grid)
+        count = min(len(window) - position, len(grid) - place)
+        grid[place : place + count] += window[position : position + count]
+        position += count

@@ -21,8 +21,8 @@ Array = NDArray[Any]
 _TILT = 0.5
 _UNIT = 2.0**-53
 _REACH = 12.0  # standard deviations of x kept
-_CELLS = 480
-_HEIGHTS = 16
+_CELLS = 320
+_HEIGHTS = 12
 _DIRECT = 30_000_000  # node pairs up to which phi is summed directly
 
 
@@ -197,7 +197,7 @@ class PrivacyLoss:
         keep = weights > 1e-40 * weights.max()
         weights, away = weights[keep] / weights.sum(), loss[keep] - self.centre
         direct = _DIRECT if accurate else _DIRECT // 10
-        first = min(count, max(64, direct // len(away)))
+        first = min(count, max(4, direct // len(away)))
         real, imaginary = np.empty(count), np.empty(count)
         # every term e^(iuy) - 1 is small at low frequencies, and the error relative to their size
         size = np.minimum(frequency * self.spread, 2.0)

@@ -8,7 +8,13 @@ import torch
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from lightning_priv.functional.reconstruction import mse_cdf, mse_quantile, ncc_sf, psnr_quantile
+from lightning_priv.functional.reconstruction import (
+    attack_noise_std,
+    mse_cdf,
+    mse_quantile,
+    ncc_sf,
+    psnr_quantile,
+)
 
 DRAWS = 1500
 NOISE = 0.1
@@ -17,6 +23,17 @@ NOISE = 0.1
 def record() -> torch.Tensor:
     """An 8x8 digit with pixels in [0, 1]."""
     return torch.from_numpy(load_digits().data[0] / 16)
+
+
+def sink_layer(x: torch.Tensor, outputs: int) -> torch.nn.Linear:
+    torch.manual_seed(3)
+    return torch.nn.Linear(x.numel(), outputs, bias=False, dtype=torch.float64)
+
+
+def sink_norm(x: torch.Tensor, outputs: int = 8) -> float:
+    other = sink_layer(x, outputs)
+    (gradient,) = torch.autograd.grad((other(x) ** 2).sum(), [other.weight])
+    return float(gradient.norm())
 
 
 def attack(
@@ -28,7 +45,7 @@ def attack(
     ``sink`` values of some other layer take part of the gradient's norm.
     """
     layer = torch.nn.Linear(x.numel(), outputs, bias=False, dtype=torch.float64)
-    other = torch.nn.Linear(x.numel(), max(sink, 1), bias=False, dtype=torch.float64)
+    other = sink_layer(x, max(sink, 1))
     loss = layer(x).sum() + (other(x) ** 2).sum() * float(sink > 0)
     gradients = torch.autograd.grad(loss, [layer.weight, other.weight])
     norm = torch.sqrt(sum((g**2).sum() for g in gradients))
@@ -68,14 +85,24 @@ def test_below_the_clipping_norm_the_attack_is_worse() -> None:
     mse = errors(x, attack(x, 1, 20.0))
     factor = (20.0 / float(x.norm())) ** 2
     assert mse.mean() == pytest.approx((NOISE * float(x.norm())) ** 2 * factor, rel=0.02)
+    expected = attack_noise_std(NOISE, float(x.norm()), 20.0) ** 2
+    assert mse.mean() == pytest.approx(expected, rel=0.02)
 
 
 def test_a_norm_sink_makes_the_attack_worse_and_width_overcomes_it() -> None:
     x = record()
+    law = (NOISE, float(x.norm()))
     expected = (NOISE * float(x.norm())) ** 2
-    assert errors(x, attack(x, 1, 1.0, sink=8)).mean() > 1.2 * expected
+    measured = errors(x, attack(x, 1, 1.0, sink=8)).mean()
+    assert measured > 1.2 * expected
+    assert measured == pytest.approx(
+        attack_noise_std(*law, 1.0, 1, 1.0, sink_norm(x)) ** 2, rel=0.02
+    )
     wide = errors(x, attack(x, 512, 20.0, sink=8)).mean()
     assert expected * 0.97 < wide < 1.1 * expected
+    assert wide == pytest.approx(
+        attack_noise_std(*law, 20.0, 512, 1.0, sink_norm(x)) ** 2, rel=0.02
+    )
 
 
 def test_averaging_steps() -> None:

@@ -84,7 +84,7 @@ def test_deep_tails_have_logs() -> None:
 def test_edges_and_errors() -> None:
     assert gaussian_prior_mse_cdf([0.0, 0.1], [1.0, 2.0], 0.0).tolist() == [1.0, 1.0]
     assert gaussian_prior_mse_logcdf(0.0, [1.0], 0.5) == -math.inf
-    with pytest.raises(ValueError, match="eigenvalues must be"):
+    with pytest.raises(ValueError, match="eigenvalues must be a finite"):
         gaussian_prior_mse_cdf(0.1, [1.0, -1.0], 0.5)
     with pytest.raises(ValueError, match="eigenvalues must be a list"):
         gaussian_prior_mse_cdf(0.1, np.ones((2, 2)), 0.5)
