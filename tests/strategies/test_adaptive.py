@@ -67,7 +67,7 @@ def test_the_first_update_by_hand():
 
 
 def test_one_record_moves_the_count_by_one_half():
-    """The centred count: a record adds +1/2 or -1/2 whatever its norm, so noise is halved for it."""
+    """The count is centred: a record adds +1/2 or -1/2, whatever its norm."""
     shares = []
     for rate in (1.0, 0.0):
         _, bounds, _ = run(
