@@ -20,6 +20,7 @@ __all__ = ["CALCULATORS", "HELP", "help_page", "main"]
 #: (``lightning_priv.reports.Table.render`` makes it). ``jsonargparse.auto_cli`` adds ``--config``,
 #: ``--print_config`` and ``--help``. Its module imports no torch at the top, to answer at once.
 CALCULATORS: dict[str, str] = {
+    "budget": "lightning_priv.reports.budget:budget",
     "bounds": "lightning_priv.reports.bounds:bounds",
 }
 
@@ -29,6 +30,7 @@ HELP: dict[str, str] = {
     "validate": "evaluate on the validation set",
     "test": "evaluate on the test set",
     "predict": "predict with a trained model",
+    "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",
     "bounds": "bound the reconstruction of records from a private training",
 }
 
@@ -127,7 +129,21 @@ def _train(words: list[str] | None) -> None:
     try:
         PrivacyCLI(words)
     except MisconfigurationException as error:
-        raise ConfigurationError(str(error)) from error
+        text = str(error)
+        if "configure_optimizers" in text:
+            text += " Or add --optimizer torch.optim.Adam --optimizer.lr 1e-3 to the command."
+        raise ConfigurationError(text) from error
+    except FileNotFoundError as error:
+        if "ckpt" not in str(error):
+            raise
+        raise ConfigurationError(f"{error}; name an existing checkpoint, or last") from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ConfigurationError(
+            f"{' '.join(str(error).split())[:300]} ... the checkpoint belongs to another network; "
+            "run with the config.yaml that lies beside it"
+        ) from error
     except ValueError as error:
         if "invalid strategy name" not in str(error):
             raise

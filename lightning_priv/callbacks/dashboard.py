@@ -67,6 +67,8 @@ class Dashboard(OnceCallback):
         """Forget the run before; rest if an earlier Dashboard is there."""
         self._rests = self.is_repeated(trainer)
         self._measured, self._figures, self._counts = {}, [], None
+        if stage == "fit":
+            self._curves = {}  # a checkpoint's curves are loaded after this
 
     def state_dict(self) -> dict[str, Any]:
         """The curves, so that those of a resumed run are whole."""

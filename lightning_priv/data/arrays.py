@@ -1,4 +1,4 @@
-"""Data sets that lie in memory and are read a batch at a time."""
+"""Data sets that are read a batch at a time, from memory or from the disk."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from .lazy import Inputs
 from .sampling import hashed
 
 __all__ = ["ArrayDataset", "Augmentation", "Rows", "Transform", "collate_rows"]
@@ -49,7 +50,7 @@ def collate_rows(samples: Sequence[Any]) -> Any:
 
 
 class ArrayDataset(Dataset[tuple[Any, ...]]):
-    """Labelled samples in memory; an item is (x, y), or (x, y, index) with ``indexed``.
+    """Labelled samples; an item is (x, y), or (x, y, index) with ``indexed``.
 
     Whole batches are read, augmented and scaled by a few tensor operations (``__getitems__``).
     The random numbers of a sample follow from its id and from the key that an ``EpochSampler``
@@ -57,7 +58,7 @@ class ArrayDataset(Dataset[tuple[Any, ...]]):
     asked, as torchvision's transforms do.
 
     Args:
-        x: inputs, shape (N, ...).
+        x: inputs, shape (N, ...): a tensor, or ``LazyInputs`` that read a batch from the disk.
         y: class numbers, shape (N,).
         ids: stable sample ids, shape (N,); default: the positions.
         transform: maps a batch of inputs to what the network gets, for example scaling.
@@ -71,7 +72,7 @@ class ArrayDataset(Dataset[tuple[Any, ...]]):
 
     def __init__(
         self,
-        x: Tensor,
+        x: Inputs,
         y: Tensor,
         ids: Tensor | None = None,
         transform: Transform | None = None,
@@ -111,5 +112,9 @@ class ArrayDataset(Dataset[tuple[Any, ...]]):
         return ArrayDataset(self.x, self.targets, self.ids, self.transform, None, self.indexed)
 
     def inputs(self) -> Tensor:
-        """Return all inputs as the network gets them, without augmentation; shape (N, ...)."""
-        return self.x if self.transform is None else self.transform(self.x)
+        """Return all inputs as the network gets them, without augmentation; shape (N, ...).
+
+        Lazy inputs are all read for it, as float32: N times the size of one sample in memory.
+        """
+        x = self.x if isinstance(self.x, Tensor) else self.x[torch.arange(len(self.x))]
+        return x if self.transform is None else self.transform(x)

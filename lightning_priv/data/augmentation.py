@@ -18,6 +18,7 @@ class RandomCropFlip:
 
     Args:
         padding: pixels added on each side.
+        flip: mirror; set it to false where left and right matter, as for digits.
 
     Example:
         >>> words = np.array([0, 1 << 32], dtype=np.uint64)
@@ -26,8 +27,9 @@ class RandomCropFlip:
         [[5.0, 4.0], [7.0, 6.0]]
     """
 
-    def __init__(self, padding: int = 4) -> None:
+    def __init__(self, padding: int = 4, flip: bool = True) -> None:
         self.padding = padding
+        self.flip = flip
 
     def __call__(self, images: Tensor, words: NDArray[np.uint64]) -> Tensor:
         """Return changed copies.
@@ -46,7 +48,7 @@ class RandomCropFlip:
         )  # 16 bits a draw: no place is preferred by more than 2**-16 * places
         top = ((words & low) * places) >> np.uint64(16)
         left = (((words >> np.uint64(16)) & low) * places) >> np.uint64(16)
-        mirrored = ((words >> np.uint64(32)) & np.uint64(1)).astype(np.int64)[:, None]
+        mirrored = ((words >> np.uint64(32)) & np.uint64(self.flip)).astype(np.int64)[:, None]
         columns = np.arange(width)[None, :]
         columns = columns + mirrored * (width - 1 - 2 * columns) + left.astype(np.int64)[:, None]
         rows = np.arange(height)[None, :] + top.astype(np.int64)[:, None]

@@ -1,7 +1,7 @@
 """What all data modules for classification share: splits, loaders, seeds."""
 
 import os
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from lightning_priv.errors import DatasetUnavailableError
 
 from .arrays import ArrayDataset, Augmentation, Transform, collate_rows
+from .lazy import Inputs, take
 from .loading import ResumableLoader
 from .sampling import EpochSampler, ShardSampler, evaluation_batch_size
 from .splits import check_size, held_out_count, stratified_split
@@ -20,14 +21,18 @@ __all__ = ["ClassificationDataModule", "Samples"]
 
 
 class Samples(NamedTuple):
-    """Inputs ``x`` of shape (N, ...) and class numbers ``y`` of shape (N,)."""
+    """Inputs ``x`` of shape (N, ...), in memory or lazy, and class numbers ``y`` of shape (N,)."""
 
-    x: Tensor
+    x: Inputs
     y: Tensor
+
+    def take(self, rows: Tensor) -> "Samples":
+        """Return the samples at ``rows``."""
+        return Samples(take(self.x, rows), self.y[rows])
 
 
 class ClassificationDataModule(LightningDataModule):
-    """Labelled samples in memory, split into training, validation and test part.
+    """Labelled samples, in memory or on the disk, split into training, validation and test part.
 
     Batches are ``(x, y)``, or ``(x, y, index)`` with ``indexed``: the index is the position in
     the set's training part (validation included) or in its test part, and so stays the same over
@@ -105,12 +110,33 @@ class ClassificationDataModule(LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must write load_samples()")
 
     def fit_transform(self, x: Tensor) -> Transform | None:
-        """Return the map from stored to network inputs, fitted on the training inputs ``x``."""
+        """Return the map from stored to network inputs, fitted on the training inputs ``x``.
+
+        ``x`` is what ``load_samples`` gave, lazy inputs too.
+        """
         return None
 
     def make_augmentation(self) -> Augmentation | None:
         """Return the random change of training inputs, or None."""
         return None
+
+    def split(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the positions of the training part to train on and those to validate on.
+
+        By default ``val_size`` says how many are held out, and ``split_validation`` which. A set
+        with an official validation part puts it behind its training samples and overrides this.
+
+        Args:
+            targets: class numbers of the training part, shape (N,).
+
+        Returns:
+            Two tensors of ascending positions without a common entry; the second may be empty.
+        """
+        held_out = held_out_count(self.val_size, len(targets))
+        if held_out:
+            return self.split_validation(targets, held_out)
+        kept = torch.arange(len(targets))
+        return kept, kept[:0]
 
     def split_validation(self, targets: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
         """Return the positions of the training part to train on and those to validate on.
@@ -131,18 +157,13 @@ class ClassificationDataModule(LightningDataModule):
         if self._train is not None:
             return
         part, test = self.load_samples()
-        held_out = held_out_count(self.val_size, len(part.y))
-        kept = torch.arange(len(part.y))
-        train, held = part, kept[:0]
-        if held_out:
-            kept, held = self.split_validation(part.y, held_out)
-            train = Samples(part.x[kept], part.y[kept])
-        transform = self.fit_transform(train.x)
+        kept, held = self.split(part.y)
+        train = part.take(kept) if len(held) else part
+        transform = self.fit_transform(cast(Tensor, train.x))
         augment = self.make_augmentation()
-        if held_out:
-            self._val = ArrayDataset(
-                part.x[held], part.y[held], held, transform, indexed=self.indexed
-            )
+        if len(held):
+            val = part.take(held)
+            self._val = ArrayDataset(val.x, val.y, held, transform, indexed=self.indexed)
         self._test = ArrayDataset(test.x, test.y, None, transform, indexed=self.indexed)
         self._train = ArrayDataset(train.x, train.y, kept, transform, augment, self.indexed)
 

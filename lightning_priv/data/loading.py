@@ -13,14 +13,20 @@ __all__ = ["ResumableLoader"]
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader over an ``EpochSampler`` whose position goes into Lightning's checkpoints.
 
-    Without it, Lightning would start a resumed half epoch from its first batch again.
+    Without it, Lightning would start a resumed half epoch from its first batch again. Lightning
+    tells the sampler each epoch; in a plain loop, a complete pass moves on to the next epoch.
     """
 
     _delivered = 0
+    _passed = -1  # epoch of the last complete pass
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         sampler = self.sampler
-        skipped = sampler.start if isinstance(sampler, EpochSampler) else 0
+        skipped = 0
+        if isinstance(sampler, EpochSampler):
+            if sampler.epoch == self._passed:
+                sampler.set_epoch(sampler.epoch + 1)
+            skipped = sampler.start
         self._delivered = skipped // (self.batch_size or 1)
         return self._counted(super().__iter__())  # the workers start now, not at the first batch
 
@@ -28,6 +34,7 @@ class ResumableLoader(DataLoader[Any]):
         for batch in batches:
             self._delivered += 1
             yield batch
+        self._passed = getattr(self.sampler, "epoch", -1)
 
     def state_dict(self) -> dict[str, int]:
         """Return the epoch and the number of its batches that were handed out."""

@@ -28,3 +28,7 @@ from .poincare import ball_log_map_origin as ball_log_map_origin
 from .poincare import ball_to_lorentz as ball_to_lorentz
 from .poincare import clip_norm as clip_norm
 from .poincare import lorentz_to_ball as lorentz_to_ball
+from .gradient import adaptive_gradient_noise as adaptive_gradient_noise
+from .gradient import automatic_clip_factors as automatic_clip_factors
+from .gradient import clip_factors as clip_factors
+from .gradient import updated_clip_norm as updated_clip_norm

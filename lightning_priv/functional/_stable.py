@@ -48,14 +48,28 @@ def safe_sqrt(q: Tensor) -> Tensor:
     return torch.where(zero, torch.zeros_like(q), torch.where(zero, torch.ones_like(q), q).sqrt())
 
 
+def widen(x: Tensor) -> Tensor:
+    """The tensor in float64 where the device has it, for differences of large squares."""
+    return x if x.device.type == "mps" else x.double()
+
+
 def root(k: float | Tensor) -> float | Tensor:
     """sqrt(k) of a curvature parameter given as a number or a scalar tensor."""
     return k.sqrt() if isinstance(k, Tensor) else math.sqrt(k)
 
 
 def check_k(k: float | Tensor) -> None:
-    """Raise ``ValueError`` unless ``k`` is positive; a tensor is trusted, as reading it waits."""
-    if not isinstance(k, Tensor) and not (k > 0 and math.isfinite(k)):
+    """Raise ``ValueError`` unless ``k`` is one positive number.
+
+    The value of a tensor is looked at on the CPU only: elsewhere reading it would wait.
+    """
+    if isinstance(k, Tensor):
+        if k.numel() != 1:
+            raise ValueError(f"k must be one number, got a tensor of shape {tuple(k.shape)}")
+        if k.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        k = float(k.detach())
+    if not (k > 0 and math.isfinite(k)):
         raise ValueError(
             f"k must be a finite number > 0, got {k}; k is the squared radius, "
             "the sectional curvature is -1/k (k=2 means curvature -1/2)"

@@ -5,7 +5,12 @@ from torch import Tensor
 
 from lightning_priv.functional._stable import check_k, root
 
-__all__ = ["lorentz_hyperplane_logits", "poincare_hyperplane_logits"]
+__all__ = [
+    "hyperplane_response",
+    "lorentz_hyperplane_logits",
+    "poincare_hyperplane_logits",
+    "point_to_hyperplane",
+]
 
 # cosh overflows float32 at 88; the product with features has to fit as well.
 _MAX_OFFSET = 40.0
@@ -39,12 +44,59 @@ def lorentz_hyperplane_logits(
             f"features of shape {tuple(s.shape)} do not fit hyperplanes with normals "
             f"{tuple(normals.shape)} and offsets {tuple(offsets.shape)}"
         )
-    r = root(k)
     t = (s.square().sum(-1, keepdim=True) + k).sqrt()
-    length = normals.norm(dim=-1) + _TINY
+    return hyperplane_response(s @ normals.mT, t, normals.norm(dim=-1), offsets, k)
+
+
+def hyperplane_response(
+    products: Tensor, time: Tensor, lengths: Tensor, offsets: Tensor, k: float | Tensor
+) -> Tensor:
+    """Lorentz hyperplane logits from products z.s that a matrix product or convolution has made.
+
+    Args:
+        products: z.s, any shape.
+        time: times of the points, broadcastable.
+        lengths: |z|, broadcastable.
+        offsets: a, broadcastable; |a|/r is cut at 40.
+        k: squared radius, k > 0.
+
+    Returns:
+        Logits, shape of ``products``.
+    """
+    r = root(k)
+    length = lengths.clamp_min(_TINY)
     a = (offsets / r).clamp(-_MAX_OFFSET, _MAX_OFFSET)
-    alpha = a.cosh() * (s @ normals.mT) - a.sinh() * length * t
+    alpha = a.cosh() * products - a.sinh() * length * time
     return r * length * torch.asinh(alpha / (r * length))
+
+
+def point_to_hyperplane(
+    products: Tensor,
+    time: Tensor,
+    lengths: Tensor,
+    offsets: Tensor,
+    k: float | Tensor,
+    max_radius: float = 10.0,
+) -> Tensor:
+    """Space components r sinh(logit/r) of the point with the given distances to hyperplanes.
+
+    The linear layer of the Lorentz networks after HCNN (arXiv 2601.21529, 2602.23981): coordinate j
+    of the output lies at the signed scaled distance of the input to hyperplane j.
+
+    Args:
+        products: as in ``hyperplane_response``.
+        time: as in ``hyperplane_response``.
+        lengths: as in ``hyperplane_response``.
+        offsets: as in ``hyperplane_response``.
+        k: squared radius, k > 0.
+        max_radius: largest |logit|/r that is followed.
+
+    Returns:
+        Space components, shape of ``products``.
+    """
+    r = root(k)
+    logits = hyperplane_response(products, time, lengths, offsets, k)
+    return r * (logits / r).clamp(-max_radius, max_radius).sinh()
 
 
 def poincare_hyperplane_logits(
@@ -78,7 +130,7 @@ def poincare_hyperplane_logits(
             f"{tuple(directions.shape)}, gains {tuple(gains.shape)}, offsets {tuple(offsets.shape)}"
         )
     rc = root(c)
-    unit = directions / (directions.norm(dim=-1, keepdim=True) + _TINY)
+    unit = directions / directions.norm(dim=-1, keepdim=True).clamp_min(_TINY)
     angle = (2 * rc * offsets).clamp(-_MAX_OFFSET, _MAX_OFFSET)
     cx2 = c * x.square().sum(-1, keepdim=True)
     numerator = 2 * rc * (x @ unit.mT) * angle.cosh() - (1 + cx2) * angle.sinh()

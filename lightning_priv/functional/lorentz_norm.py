@@ -5,44 +5,83 @@ transport to beta and exp. Log and transport together are one boost, so all of i
 dot products over the channels, a few numbers for each position, and a rank-two update.
 """
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from lightning_priv.functional._stable import asinhc, root, safe_sqrt, sinhc
 from lightning_priv.functional.lorentz_sets import centroid_space
 
-__all__ = ["lorentz_channel_mean", "lorentz_normalize"]
+__all__ = ["lorentz_channel_mean", "lorentz_image_mean", "lorentz_normalize"]
+
+# |mean| in units of sqrt(k) from which the one-pass form loses more than four digits of float32
+FAR_OUT = 2.0
+
+# mean = average(sum of some terms, their number)
+Average = Callable[[Tensor, int], Tensor]
 
 
-def lorentz_channel_mean(s: Tensor, k: float | Tensor = 1.0) -> Tensor:
-    """Centroid of the centroids of each image, in space components.
+def lorentz_channel_mean(
+    s: Tensor,
+    k: float | Tensor = 1.0,
+    mean_reduction: Literal["per_image", "flat"] = "per_image",
+    average: Average | None = None,
+) -> Tensor:
+    """Centroid of a batch: of the images' centroids, or of all positions.
 
-    Each inner centroid is renormalised, so this is not the centroid of all positions
-    (Bdeir et al. 2024, official code).
+    Each inner centroid is renormalised, so the two differ; the first is that of the official code
+    (Bdeir et al. 2024).
 
     Args:
         s: space components, channels first, shape (B, C, P); P positions an image.
         k: squared radius, k > 0.
+        mean_reduction: ``per_image`` (centroid of the B centroids) or ``flat`` (of all B P points).
+        average: gives the mean from a sum and the number of its terms; default their quotient.
+            A synchronised norm adds up both over its processes.
 
     Returns:
         Space components of the mean, shape (C,).
     """
+    average = _quotient if average is None else average
+    t = (s.square().sum(1, keepdim=True) + k).sqrt()
+    if mean_reduction == "flat":
+        total = torch.cat([s.sum((0, 2)), t.sum().reshape(1)])
+        mean = average(total, s.shape[0] * s.shape[2])
+    else:
+        inner = centroid_space(s.mean(2), t.mean(2), k)
+        inner_time = (inner.square().sum(1, keepdim=True) + k).sqrt()
+        mean = average(torch.cat([inner, inner_time], 1).sum(0), s.shape[0])
+    return centroid_space(mean[:-1], mean[-1:], k)
+
+
+def lorentz_image_mean(s: Tensor, k: float | Tensor = 1.0) -> Tensor:
+    """Centroid of the positions of each image.
+
+    Args:
+        s: space components, channels first, shape (B, C, P).
+        k: squared radius, k > 0.
+
+    Returns:
+        Space components of the centroids, shape (B, C).
+    """
     t = (s.square().sum(1) + k).sqrt()
-    inner = centroid_space(s.mean(2), t.mean(1, keepdim=True), k)
-    inner_time = (inner.square().sum(1, keepdim=True) + k).sqrt()
-    return centroid_space(inner.mean(0), inner_time.mean(0), k)
+    return centroid_space(s.mean(2), t.mean(1, keepdim=True), k)
 
 
 def lorentz_normalize(
     s: Tensor,
     mean: Tensor,
     beta: Tensor,
-    gamma: Tensor,
+    gamma: Tensor | None,
     spread: Tensor | None = None,
     k: float | Tensor = 1.0,
     eps: float = 1e-5,
     max_radius: float = 10.0,
     stable: bool = False,
+    variance: Literal["mean_distance", "frechet"] = "mean_distance",
+    average: Average | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Points centred at ``mean``, scaled by gamma/(spread + eps), centred at ``beta``.
 
@@ -54,25 +93,32 @@ def lorentz_normalize(
     rho = d gamma/((spread + eps) r), cut at +-max_radius;  h = r sinh(rho)/|s'|;
     e = h (b.s')/(r (r + t_b)) + cosh(rho);  y = h s + (h c) m + e b
 
+    The paper's text speaks of a Fréchet variance: ``variance="frechet"`` takes the mean *squared*
+    distance as the spread and scales by gamma/sqrt(spread + eps).
+
     Args:
         s: space components, channels first, shape (B, C, P).
-        mean: space components of the mean, shape (C,).
+        mean: space components of the mean, shape (C,), or of one mean for each image, (B, C).
         beta: space components of the new centre, shape (C,).
-        gamma: target spread, shape (1,).
-        spread: mean distance to ``mean``, shape (1,); computed from ``s`` if omitted.
+        gamma: target spread, shape (1,); ``None`` centres without scaling.
+        spread: mean (squared) distance to ``mean``, shape (1,), or (B, 1, 1) with one mean for
+            each image; computed from ``s`` if omitted.
         k: squared radius, k > 0.
         eps: added to the spread.
         max_radius: largest distance from ``beta`` in units of sqrt(k); 10 in the published code.
         stable: form s' from differences s - m (one more pass over ``s``). In float32 the one-pass
             form loses digits when the mean is far out: with the mean at distance 5 and spread 0.1
             its relative error is about 2e-2 against 2e-3 of the two-pass form.
+        variance: what the spread is, see above.
+        average: as in ``lorentz_channel_mean``; not used with one mean for each image.
 
     Returns:
-        Normalised space components, shape (B, C, P), and the spread, shape (1,).
+        Normalised space components, shape (B, C, P), and the spread, shape (1,) or (B, 1, 1).
     """
     r = root(k)
-    m, b = mean[:, None], beta[:, None]
-    t_m = (mean.square().sum() + k).sqrt()
+    m, b = mean[..., None], beta[:, None]
+    mm = m.square().sum(-2, keepdim=True)
+    t_m = (mm + k).sqrt()
     t_b = (beta.square().sum() + k).sqrt()
     q = s.square().sum(1, keepdim=True)
     t = (q + k).sqrt()
@@ -85,17 +131,25 @@ def lorentz_normalize(
         b_dot = (b * s).sum(1, keepdim=True)
         c = None
     else:
-        dots = torch.matmul(torch.stack([mean, beta]).expand(s.shape[0], -1, -1), s)
+        rows = torch.stack([mean, beta.expand_as(mean)], -2)
+        dots = torch.matmul(rows.expand(s.shape[0], -1, -1), s)
         m_dot = dots[:, :1]
         c = m_dot / (r * (r + t_m)) - t / r
-        q = (q + c * (2 * m_dot + c * mean.square().sum())).clamp_min(0)
-        b_dot = dots[:, 1:] + c * (beta * mean).sum()
+        q = (q + c * (2 * m_dot + c * mm)).clamp_min(0)
+        b_dot = dots[:, 1:] + c * (b * m).sum(-2, keepdim=True)
 
     reach = asinhc(q / k)  # d / |s'|, and 1 at the centre
     length = safe_sqrt(q)
     if spread is None:
-        spread = (length * reach).mean().reshape(1)
-    scale = gamma / (spread + eps)
+        spread = _spread(
+            q * reach.square() if variance == "frechet" else length * reach, m, average
+        )
+    if gamma is None:
+        scale = torch.ones_like(spread)
+    elif variance == "frechet":
+        scale = gamma * (spread + eps).rsqrt()
+    else:
+        scale = gamma / (spread + eps)
     free = length * reach * scale / r
     rho = free.clamp(-max_radius, max_radius)
     cut = rho != free
@@ -104,7 +158,22 @@ def lorentz_normalize(
     )
     e = h * b_dot / (r * (r + t_b)) + rho.cosh()
 
+    if mean.dim() == 2:  # out of place: torch.func has no rule for addcmul_ over samples
+        y = torch.addcmul(e * b, s, h)
+        return (y if c is None else torch.addcmul(y, h * c, m)), spread
     y = s * h
     if c is not None:
         y = y.addcmul_(h * c, m)
     return y.addcmul_(e, b), spread
+
+
+def _spread(distances: Tensor, mean: Tensor, average: Average | None) -> Tensor:
+    """Mean of (squared) distances, shape (B, 1, P), over everything or over each image."""
+    if mean.dim() == 3:
+        return distances.mean(2, keepdim=True)
+    average = _quotient if average is None else average
+    return average(distances.sum().reshape(1), distances.numel())
+
+
+def _quotient(total: Tensor, count: int) -> Tensor:
+    return total / count

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_priv.functional._stable import check_k, root
+from lightning_priv.functional._stable import check_k, root, widen
 from lightning_priv.functional.lorentz import lorentz_distance, to_point
 
 __all__ = [
@@ -21,11 +21,12 @@ def lorentz_centroid(x: Tensor, weights: Tensor | None = None, k: float | Tensor
     """Centroid r a / sqrt(-<a, a>) with a = sum_i w_i x_i (Law et al. 2019; eq. of section 3).
 
     It minimises the weighted sum of squared Lorentzian distances. The scale of the weights is
-    irrelevant. Computed in space components, s = a_s r / sqrt(a_t^2 - |a_s|^2).
+    irrelevant. Computed in space components, s = a_s r / sqrt(a_t^2 - |a_s|^2), with sums in
+    float64: far out that difference is small against its terms.
 
     Args:
         x: points, shape (..., N, n + 1).
-        weights: non-negative weights, shape (..., N); equal weights if omitted.
+        weights: non-negative weights, not all 0, shape (..., N); equal weights if omitted.
         k: squared radius, k > 0.
 
     Returns:
@@ -35,31 +36,35 @@ def lorentz_centroid(x: Tensor, weights: Tensor | None = None, k: float | Tensor
         ValueError: if ``k`` is not positive or the shapes of points and weights differ.
     """
     check_k(k)
+    s = widen(x[..., 1:])
+    wide = torch.cat([(s.square().sum(-1, keepdim=True) + k).sqrt(), s], dim=-1)
     if weights is None:
-        a = x.mean(-2)
+        a = wide.mean(-2)
     else:
         if weights.shape[-1] != x.shape[-2]:
             raise ValueError(
                 f"weights must have one entry for each of the {x.shape[-2]} points, "
                 f"got shape {tuple(weights.shape)}"
             )
-        a = (weights.unsqueeze(-1) * x).sum(-2)
-    return to_point(centroid_space(a[..., 1:], a[..., :1], k), k)
+        shares = weights / weights.sum(-1, keepdim=True)
+        a = (shares.unsqueeze(-1) * wide).sum(-2)
+    return to_point(centroid_space(a[..., 1:], a[..., :1], k).to(x.dtype), k)
 
 
 def centroid_space(a_s: Tensor, a_t: Tensor, k: float | Tensor) -> Tensor:
-    """Space components of the centroid from weighted sums of space and time components.
+    """Space components of the centroid from weighted means of space and time components.
 
     Args:
-        a_s: summed space components, shape (..., n).
-        a_t: summed time components, shape (..., 1).
+        a_s: mean of the space components, shape (..., n); the weights add up to 1.
+        a_t: mean of the time components, shape (..., 1).
         k: squared radius, k > 0.
 
     Returns:
         Space components, shape (..., n).
     """
-    # a_t > |a_s| by convexity; the floor (that of the published code) guards rounding far out.
-    squared_length = (a_t.square() - a_s.square().sum(-1, keepdim=True)).clamp_min(1e-8)
+    # The mean of points lies inside the hyperboloid: a_t^2 - |a_s|^2 >= k. The floor takes what
+    # rounding makes of it far out (that of the published code, 1e-8, would blow the result up).
+    squared_length = (a_t.square() - a_s.square().sum(-1, keepdim=True)).clamp_min(k)
     return a_s * (root(k) * squared_length.rsqrt())
 
 

@@ -14,23 +14,25 @@ def window_sum(
     padding: tuple[int, int] = (0, 0),
     dilation: tuple[int, int] = (1, 1),
 ) -> Tensor:
-    """Sum of a one-channel map over each window of a convolution; padding counts as 0.
+    """Sum of each channel of a map over each window of a convolution; padding counts as 0.
 
     Args:
-        q: map, shape (B, 1, H, W).
+        q: map, shape (B, G, H, W).
         kernel_size: height and width of the window.
         stride: stride of the window.
         padding: rows and columns of zeros on each side.
         dilation: spacing of the window's points.
 
     Returns:
-        Sums, shape (B, 1, H', W') as the convolution has it.
+        Sums, shape (B, G, H', W') as the convolution has it.
     """
     if kernel_size == (1, 1) and padding == (0, 0):
         return q[:, :, :: stride[0], :: stride[1]]
     if _pooling_takes_it(kernel_size, padding, dilation):
         return F.avg_pool2d(q, kernel_size, stride, padding, divisor_override=1)
-    return F.conv2d(q, q.new_ones(1, 1, *kernel_size), None, stride, padding, dilation)
+    channels = q.shape[1]
+    ones = q.new_ones(channels, 1, *kernel_size)
+    return F.conv2d(q, ones, None, stride, padding, dilation, channels)
 
 
 def window_sum_transpose(

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
@@ -40,6 +41,7 @@ class Classifier(LightningModule):
         manifold_lr_scale: learning rate of points of a manifold relative to that of other
             parameters; 0.2 in HCNN.
         k_lr: learning rate of learnable curvatures; 1e-4 in HCNN.
+        monitor: metric that a ReduceLROnPlateau scheduler watches.
 
     Raises:
         ValueError: if ``num_classes`` is below 2.
@@ -57,6 +59,7 @@ class Classifier(LightningModule):
         loss: nn.Module | None = None,
         manifold_lr_scale: float = 0.2,
         k_lr: float = 1e-4,
+        monitor: str = "val/loss",
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -69,6 +72,7 @@ class Classifier(LightningModule):
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
         self.manifold_lr_scale = manifold_lr_scale
         self.k_lr = k_lr
+        self.monitor = monitor
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.train_loss, self.val_loss, self.test_loss = (MeanMetric() for _ in range(3))
         scores = MetricCollection(
@@ -95,7 +99,7 @@ class Classifier(LightningModule):
                 f"has {classes} classes; write num_classes: {classes} in the model and in its net"
             )
         shape = getattr(datamodule, "input_shape", None)
-        if shape is not None:
+        if isinstance(shape, (tuple, list, torch.Size)):
             self._try_network(tuple(shape), type(datamodule).__name__)
 
     @torch.no_grad()
@@ -106,22 +110,30 @@ class Classifier(LightningModule):
         modes = [(module, module.training) for module in self.net.modules()]
         self.net.eval()
         try:
-            logits = self.net(probe)
-        except (RuntimeError, ValueError, IndexError) as error:
+            logits, error = self._attempt(probe)
+            if logits is None:  # a network of token ids takes whole numbers
+                logits, _ = self._attempt(probe.long())
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        if logits is None:
             hint = f"; write in_channels: {shape[0]} in the net" if len(shape) == 3 else ""
             raise ConfigurationError(
                 f"{name} cannot take the samples of {data}, shape {shape}: "
                 f"{str(error).splitlines()[0]}{hint}"
             ) from error
-        finally:
-            for module, mode in modes:
-                module.training = mode
         if logits.shape != (2, self.num_classes):
             raise ConfigurationError(
                 f"{name} gives outputs of shape {tuple(logits.shape[1:])} a sample, but the model "
                 f"has num_classes={self.num_classes}; write num_classes: {self.num_classes} in "
                 "the net"
             )
+
+    def _attempt(self, probe: Tensor) -> tuple[Tensor | None, Exception | None]:
+        try:
+            return self.net(probe), None
+        except (RuntimeError, ValueError, IndexError) as error:
+            return None, error
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of the batch."""
@@ -182,7 +194,8 @@ class Classifier(LightningModule):
         logits = self._logits(x)
         # metrics, not numbers, are logged: they are exact over unequal batches and ranks
         mean_loss(self.loss(logits, y), weight=len(y))
-        scores(logits, y)
+        # probabilities: torchmetrics would take logits that happen to lie in [0, 1] for some
+        scores(logits.float().softmax(-1), y)
         self.log(f"{stage}/loss", mean_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.log_dict(scores, on_step=False, on_epoch=True, prog_bar=True)
         return {"logits": logits, "label": y}
@@ -191,14 +204,27 @@ class Classifier(LightningModule):
         """Optimizer over the three parameter groups of the HCNN recipe, and the scheduler."""
         # the optimizer's own default tells its learning rate
         base_lr = self.optimizer([nn.Parameter(torch.zeros(1))]).defaults["lr"]
-        groups = parameter_groups(self.net, base_lr, self.manifold_lr_scale, self.k_lr)
+        groups = parameter_groups(self, base_lr, self.manifold_lr_scale, self.k_lr)
         optimizer = self.optimizer(groups)
-        on_manifold = any(isinstance(p, ManifoldParameter) for p in self.net.parameters())
-        if on_manifold and not isinstance(optimizer, OptimMixin):
-            raise ConfigurationError(
-                f"{type(optimizer).__name__} ignores the manifold of {type(self.net).__name__}'s "
-                "parameters; use lightning_priv.optim.RiemannianSGD or RiemannianAdam"
-            )
         if self.scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor},
+            }
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_fit_start(self) -> None:
+        """Refuse optimizers that treat points of a manifold as vectors, wherever they come from."""
+        points = {id(p) for p in self.parameters() if isinstance(p, ManifoldParameter)}
+        for optimizer in self.trainer.optimizers:
+            held = any(id(p) in points for g in optimizer.param_groups for p in g["params"])
+            if held and not isinstance(optimizer, OptimMixin):
+                raise ConfigurationError(
+                    f"{type(optimizer).__name__} ignores the manifold of "
+                    f"{type(self.net).__name__}'s parameters; write "
+                    "lightning_priv.optim.RiemannianSGD or RiemannianAdam under "
+                    "model.init_args.optimizer, which also makes the groups of the recipe"
+                )

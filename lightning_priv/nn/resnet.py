@@ -1,19 +1,25 @@
 """ResNet for small images, with exchangeable convolution, normalisation and pooling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import gcd
 from typing import Literal
 
 from torch import Tensor, nn
 
-__all__ = ["BasicBlock", "ConvNorm", "ResNet", "ResNetEncoder"]
+__all__ = ["BasicBlock", "Bottleneck", "ConvNorm", "ResNet", "ResNetEncoder"]
 
-Depth = Literal[10, 18, 34]
-_BLOCKS: dict[int, list[int]] = {10: [1, 1, 1, 1], 18: [2, 2, 2, 2], 34: [3, 4, 6, 3]}
+Depth = Literal[10, 18, 34, 50]
+Norm = Literal["batch", "group", "none", "sync_batch"]
+_BLOCKS: dict[int, list[int]] = {
+    10: [1, 1, 1, 1],
+    18: [2, 2, 2, 2],
+    34: [3, 4, 6, 3],
+    50: [3, 4, 6, 3],
+}
 
-# unit(in_channels, out_channels, kernel_size, stride, padding, activation): a module called as
-# unit(x) or unit(x, skip) that computes act(norm(conv(x)) + skip)
-UnitFactory = Callable[[int, int, int, int, int, bool], nn.Module]
+# unit(in_channels, out_channels, kernel_size, stride, padding, activation, residual): a module
+# called as unit(x), or with residual as unit(x, skip), that computes act(norm(conv(x)) + skip)
+UnitFactory = Callable[[int, int, int, int, int, bool, bool], nn.Module]
 NormFactory = Callable[[int], nn.Module]
 
 
@@ -53,40 +59,75 @@ class BasicBlock(nn.Module):
 
     Args:
         in_channels: channels of the input.
-        out_channels: channels of the output.
+        channels: channels of the output.
         stride: stride of the first convolution and of the shortcut.
-        unit: makes convolution + normalisation (+ ReLU).
+        unit: makes convolution + normalisation (+ shortcut) (+ ReLU).
 
     Shape:
-        Input (B, in_channels, H, W), output (B, out_channels, H/stride, W/stride).
+        Input (B, in_channels, H, W), output (B, channels, H/stride, W/stride).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, unit: UnitFactory) -> None:
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int, unit: UnitFactory) -> None:
         super().__init__()
-        self.first = unit(in_channels, out_channels, 3, stride, 1, True)
-        self.second = unit(out_channels, out_channels, 3, 1, 1, True)
+        self.first = unit(in_channels, channels, 3, stride, 1, True, False)
+        self.second = unit(channels, channels, 3, 1, 1, True, True)
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = unit(in_channels, out_channels, 1, stride, 0, False)
+        if stride != 1 or in_channels != channels:
+            self.shortcut = unit(in_channels, channels, 1, stride, 0, False, False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature map to feature map."""
         return self.second(self.first(x), self.shortcut(x))
 
 
-class ResNetEncoder(nn.Module):
-    """Stem and four stages of basic blocks for 32x32 or 64x64 images, then global pooling.
-
-    Stem: 3x3 convolution, stride 1, no max pooling; stage strides 1, 2, 2, 2; channels width,
-    2 width, 4 width, 8 width (Bdeir et al. 2024, section 5.1).
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride) and widening 1x1 convolution with a shortcut (He et al. 2016).
 
     Args:
-        depth: 10, 18 or 34.
+        in_channels: channels of the input.
+        channels: channels of the 3x3 convolution; the output has four times as many.
+        stride: stride of the 3x3 convolution and of the shortcut.
+        unit: makes convolution + normalisation (+ shortcut) (+ ReLU).
+
+    Shape:
+        Input (B, in_channels, H, W), output (B, 4 channels, H/stride, W/stride).
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, unit: UnitFactory) -> None:
+        super().__init__()
+        wide = self.expansion * channels
+        self.first = unit(in_channels, channels, 1, 1, 0, True, False)
+        self.second = unit(channels, channels, 3, stride, 1, True, False)
+        self.third = unit(channels, wide, 1, 1, 0, True, True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != wide:
+            self.shortcut = unit(in_channels, wide, 1, stride, 0, False, False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Feature map to feature map."""
+        return self.third(self.second(self.first(x)), self.shortcut(x))
+
+
+class ResNetEncoder(nn.Module):
+    """Stem and four stages of blocks for 32x32 or 64x64 images, then global pooling.
+
+    Stem: 3x3 convolution, stride 1, no max pooling; stage strides 1, 2, 2, 2; channels width,
+    2 width, 4 width, 8 width (Bdeir et al. 2024, section 5.1), after a bottleneck block four times
+    as many.
+
+    Args:
+        depth: 10, 18 or 34 (basic blocks), or 50 (bottleneck blocks).
         in_channels: channels of the image.
         width: channels of the first stage.
-        embedding_dim: channels of the last stage; default 8 width.
-        unit: makes convolution + normalisation (+ ReLU).
+        embedding_dim: channels of the last stage (before a bottleneck's widening); default 8 width.
+        unit: makes convolution + normalisation (+ shortcut) (+ ReLU); or five of them, for the stem
+            and for each stage.
         pool: global pooling, (B, C, H, W) to (B, C).
+        bridges: modules that maps pass before each of the four stages; default none.
 
     Shape:
         Input (B, in_channels, H, W), output (B, out_features).
@@ -101,8 +142,9 @@ class ResNetEncoder(nn.Module):
         in_channels: int,
         width: int,
         embedding_dim: int | None,
-        unit: UnitFactory,
+        unit: UnitFactory | Sequence[UnitFactory],
         pool: nn.Module,
+        bridges: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if depth not in _BLOCKS:
@@ -118,36 +160,43 @@ class ResNetEncoder(nn.Module):
                 "in_channels, width and embedding_dim must be at least 1, got "
                 f"{in_channels}, {width}, {embedding_dim}"
             )
-        self.out_features = widths[-1]
-        self.stem = unit(in_channels, width, 3, 1, 1, True)
+        stem_unit, *stage_units = [unit] * 5 if callable(unit) else unit
+        block: type[BasicBlock | Bottleneck] = Bottleneck if depth >= 50 else BasicBlock
+        self.out_features = block.expansion * widths[-1]
+        self.stem = stem_unit(in_channels, width, 3, 1, 1, True, False)
         stages = []
         channels = width
         for index, (count, wide) in enumerate(zip(_BLOCKS[depth], widths, strict=True)):
             blocks = []
             for position in range(count):
                 stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(BasicBlock(channels, wide, stride, unit))
-                channels = wide
+                blocks.append(block(channels, wide, stride, stage_units[index]))
+                channels = block.expansion * wide
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
+        self.bridges = nn.ModuleList([nn.Identity()] * 4 if bridges is None else bridges)
         self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
         """Images, shape (B, in_channels, H, W), to features, shape (B, out_features)."""
-        return self.pool(self.stages(self.stem(x)))
+        x = self.stem(x)
+        for bridge, stage in zip(self.bridges, self.stages, strict=True):
+            x = stage(bridge(x))
+        return self.pool(x)
 
 
 class ResNet(nn.Module):
     """Euclidean ResNet with the stem for small images.
 
     Args:
-        depth: 10, 18 or 34.
+        depth: 10, 18 or 34 (basic blocks), or 50 (bottleneck blocks).
         num_classes: number of classes.
         norm: ``batch``; ``group`` (32 groups, or fewer if they do not divide the channels), which
-            mixes no samples and is what DP-SGD accepts; or ``none``.
+            mixes no samples and is what DP-SGD accepts; ``none``; or ``sync_batch``, batch norm
+            over all processes (torch's, which trains on GPUs only).
         in_channels: channels of the image.
         width: channels of the first stage.
-        embedding_dim: channels of the last stage; default 8 width.
+        embedding_dim: channels of the last stage (before a bottleneck's widening); default 8 width.
 
     Shape:
         Input (B, in_channels, H, W), output (B, num_classes): logits.
@@ -165,7 +214,7 @@ class ResNet(nn.Module):
         self,
         depth: Depth,
         num_classes: int,
-        norm: Literal["batch", "group", "none"] = "batch",
+        norm: Norm = "batch",
         in_channels: int = 3,
         width: int = 64,
         embedding_dim: int | None = None,
@@ -180,8 +229,11 @@ class ResNet(nn.Module):
         return self.head(self.encoder(x))
 
 
-class _GlobalAvgPool2d(nn.Module):
+class GlobalAvgPool2d(nn.Module):
+    """Mean over all positions: (B, C, H, W) to (B, C)."""
+
     def forward(self, x: Tensor) -> Tensor:
+        """Feature map to features."""
         return x.mean((2, 3))
 
 
@@ -189,13 +241,21 @@ def euclidean_encoder(
     depth: int, norm: str, in_channels: int, width: int, embedding_dim: int | None
 ) -> ResNetEncoder:
     """Encoder of Euclidean layers; arguments as in ``ResNet``."""
+    pool = GlobalAvgPool2d()
+    return ResNetEncoder(depth, in_channels, width, embedding_dim, euclidean_unit(norm), pool)
+
+
+def euclidean_unit(norm: str) -> UnitFactory:
+    """Maker of Euclidean units with the given normalisation."""
     make_norm = norm_factory(norm)
 
-    def unit(i: int, o: int, kernel: int, stride: int, padding: int, act: bool) -> nn.Module:
+    def unit(
+        i: int, o: int, kernel: int, stride: int, padding: int, act: bool, _: bool
+    ) -> nn.Module:
         conv = nn.Conv2d(i, o, kernel, stride, padding, bias=norm == "none")
-        return ConvNorm(conv, make_norm(o), act, inplace=norm == "batch")
+        return ConvNorm(conv, make_norm(o), act, inplace=norm in ("batch", "sync_batch"))
 
-    return ResNetEncoder(depth, in_channels, width, embedding_dim, unit, _GlobalAvgPool2d())
+    return unit
 
 
 def norm_factory(norm: str) -> NormFactory:
@@ -204,6 +264,7 @@ def norm_factory(norm: str) -> NormFactory:
         "batch": nn.BatchNorm2d,
         "group": lambda channels: nn.GroupNorm(gcd(32, channels), channels),
         "none": lambda _: nn.Identity(),
+        "sync_batch": nn.SyncBatchNorm,
     }
     if norm not in factories:
         raise ValueError(f"norm must be one of {sorted(factories)}, got {norm!r}")

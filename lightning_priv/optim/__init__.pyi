@@ -1,4 +1,5 @@
 from .groups import parameter_groups as parameter_groups
 from .riemannian import RiemannianAdam as RiemannianAdam
+from .riemannian import RiemannianAdamW as RiemannianAdamW
 from .riemannian import RiemannianSGD as RiemannianSGD
 from .schedule import MultiStepLR as MultiStepLR

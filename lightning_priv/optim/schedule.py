@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_priv.optim.groups import GROUP_NAMES
+
 __all__ = ["MultiStepLR"]
 
 
@@ -24,7 +26,7 @@ class MultiStepLR(LRScheduler):
         last_epoch: index of the last epoch, -1 to start.
 
     Raises:
-        ValueError: if milestones are not ascending or gamma is not positive.
+        ValueError: if milestones are not ascending, gamma is not positive or a group is unknown.
     """
 
     def __init__(
@@ -41,6 +43,12 @@ class MultiStepLR(LRScheduler):
                 raise ValueError(f"milestones must ascend, got {steps}")
         if not gamma > 0:
             raise ValueError(f"gamma must be > 0, got {gamma}")
+        known = {group["name"] for group in optimizer.param_groups if "name" in group} | GROUP_NAMES
+        if unknown := sorted(set(named) - known):
+            raise ValueError(
+                f"group_milestones names {', '.join(unknown)}; the groups are "
+                f"{', '.join(sorted(known))}"
+            )
         self.milestones = list(milestones)
         self.group_milestones = named
         self.gamma = gamma

@@ -295,3 +295,14 @@ def test_validation_during_fit_takes_the_validation_samples() -> None:
     model = fit(data, check_val_every_n_epoch=3)
     assert data.val_dataset is not None
     assert model.validated == data.val_dataset.ids.tolist()
+
+
+def test_a_plain_loop_sees_another_order_in_each_pass() -> None:
+    data = Digits(indexed=True)
+    data.setup()
+    loader = data.train_dataloader()
+    orders = [[i for batch in loader for i in batch[2].tolist()] for _ in range(2)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) or len(set(orders[0]) ^ set(orders[1])) <= 2
+    again = data.train_dataloader()
+    assert [i for batch in again for i in batch[2].tolist()] == orders[0]

@@ -202,6 +202,13 @@ def test_invalid_curvature_is_refused_with_its_meaning(k):
         fn.to_point(torch.zeros(2), k)
 
 
+def test_invalid_curvature_tensors_are_refused():
+    with pytest.raises(ValueError, match="sectional curvature is -1/k"):
+        fn.to_point(torch.zeros(2), torch.tensor(-1.0))
+    with pytest.raises(ValueError, match="k must be one number"):
+        fn.to_point(torch.zeros(2, 3), torch.tensor([1.0, 2.0]))
+
+
 def test_shapes_that_do_not_fit_are_refused():
     x = fn.to_point(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="last dimensions must agree"):

@@ -163,3 +163,68 @@ def test_checkpoint_loads_with_weights_only(tmp_path):
 def test_two_classes_at_least():
     with pytest.raises(ValueError, match="at least 2"):
         Classifier(MLP(16, 1), 1)
+
+
+def test_calibration_error_of_logits_that_look_like_probabilities():
+    model = Classifier(torch.nn.Flatten(), 16)
+    x = torch.rand(40, 1, 4, 4)
+    y = torch.arange(40) % 16
+    probs = x.flatten(1).softmax(1)
+    model.test_scores(probs, y)
+    want = model.test_scores.compute()["test/ece"]
+    model.test_scores.reset()
+    model.log = model.log_dict = lambda *_, **__: None
+    model.test_step((x, y), 0)
+    torch.testing.assert_close(model.test_scores.compute()["test/ece"], want)
+    assert want < 0.3
+
+
+def test_an_optimizer_from_elsewhere_is_checked_too():
+    class Override(Classifier):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    net = HyperbolicResNet(10, 3, width=4, in_channels=1)
+    with pytest.raises(ConfigurationError, match="SGD ignores the manifold"):
+        trainer().fit(Override(net, 3), Blobs())
+
+
+def test_parameters_of_the_loss_are_trained():
+    class Temperature(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.log_t = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, logits, y):
+            return torch.nn.functional.cross_entropy(logits / self.log_t.exp(), y)
+
+    model = Classifier(MLP(16, 3), 3, loss=Temperature())
+    trainer().fit(model, Blobs())
+    assert model.loss.log_t != 0
+
+
+def test_a_scheduler_that_watches_a_metric():
+    model = Classifier(
+        MLP(16, 3),
+        3,
+        optimizer=lambda p: RiemannianAdam(p, lr=1.0),
+        scheduler=lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0, threshold=10),
+    )
+    run = trainer(max_epochs=4)
+    run.fit(model, Blobs())
+    assert run.optimizers[0].param_groups[0]["lr"] < 1.0
+
+
+def test_a_network_of_token_ids():
+    class Tokens(Blobs):
+        input_shape = (5,)
+
+        def __init__(self):
+            super().__init__()
+            ids = torch.randint(0, 7, (40, 5), generator=torch.Generator().manual_seed(0))
+            self.data = TensorDataset(ids, self.y)
+
+    net = torch.nn.Sequential(torch.nn.Embedding(7, 4), torch.nn.Flatten(), torch.nn.Linear(20, 3))
+    run = trainer()
+    run.fit(Classifier(net, 3), Tokens())
+    assert "val/accuracy" in run.callback_metrics

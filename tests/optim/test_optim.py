@@ -8,14 +8,20 @@ from torch.testing import assert_close
 from lightning_priv import functional as fn
 from lightning_priv.nn import MLP, HyperbolicResNet
 from lightning_priv.nn.lorentz import LorentzManifold
-from lightning_priv.optim import MultiStepLR, RiemannianAdam, RiemannianSGD, parameter_groups
+from lightning_priv.optim import (
+    MultiStepLR,
+    RiemannianAdam,
+    RiemannianAdamW,
+    RiemannianSGD,
+    parameter_groups,
+)
 
 
 def test_three_groups_hold_each_parameter_once():
     net = HyperbolicResNet(10, 5, "l", width=4, learn_k=True)
     groups = {g["name"]: g for g in parameter_groups(net, lr=0.1)}
-    assert list(groups) == ["euclidean", "manifold", "curvature"]
-    assert [g["lr"] for g in groups.values()] == pytest.approx([0.1, 0.02, 1e-4])
+    assert list(groups) == ["euclidean", "curvature", "manifold"]
+    assert [g["lr"] for g in groups.values()] == pytest.approx([0.1, 1e-4, 0.02])
     assert groups["curvature"]["weight_decay"] == 0.0
     assert all(isinstance(p, geoopt.ManifoldParameter) for p in groups["manifold"]["params"])
     ids = [id(p) for g in groups.values() for p in g["params"]]
@@ -123,7 +129,7 @@ def test_euclidean_parameters_follow_torchs_optimizers():
         assert_close(a.weight, b.weight, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [RiemannianSGD, RiemannianAdam])
+@pytest.mark.parametrize("make", [RiemannianSGD, RiemannianAdam, RiemannianAdamW])
 def test_resumed_steps_equal_unbroken_ones(make):
     def build():
         torch.manual_seed(0)
@@ -143,3 +149,41 @@ def test_resumed_steps_equal_unbroken_ones(make):
     resumed[1].load_state_dict(part[1].state_dict())
     run(*resumed, range(5, 9))
     assert torch.equal(resumed[0].weight, whole[0].weight)
+
+
+@pytest.mark.parametrize("make", [RiemannianSGD, RiemannianAdam, RiemannianAdamW])
+def test_points_lie_on_the_manifold_of_a_curvature_that_moves(make):
+    torch.manual_seed(0)
+    net = HyperbolicResNet(10, 3, "l", width=2, k=0.7, learn_k=True).double()
+    start = net.manifold.k.item()
+    optimizer = make(parameter_groups(net, 0.02, 0.5, k_lr=0.02), lr=0.02, weight_decay=5e-4)
+    x, y = torch.randn(6, 3, 8, 8, dtype=torch.float64), torch.arange(6) % 3
+    for _ in range(5):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    k = net.manifold.k.detach()
+    assert abs(k - start) > 1e-4
+    betas = [p.detach() for p in net.parameters() if isinstance(p, geoopt.ManifoldParameter)]
+    assert max(b[1:].norm().item() for b in betas) > 1e-3
+    for beta in betas:
+        assert_close(fn.lorentz_inner(beta, beta), -k, rtol=1e-12, atol=1e-12)
+
+
+def test_a_learnable_k_that_is_no_parameter_is_named():
+    from lightning_priv.nn.lorentz import LorentzLinear, LorentzMLR
+
+    manifold = LorentzManifold(learnable=True)
+    net = torch.nn.Sequential(LorentzLinear(3, 4, manifold=manifold), LorentzMLR(4, 2, manifold))
+    with pytest.raises(ValueError, match=r"learnable k of 0 .*self\.manifold = manifold"):
+        parameter_groups(net, lr=0.1)
+    net.manifold = manifold
+    assert {g["name"] for g in parameter_groups(net, lr=0.1)} == {"euclidean", "curvature"}
+
+
+def test_unknown_groups_and_negative_factors_are_refused():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match="names manifolds; the groups are"):
+        MultiStepLR(optimizer, [2], group_milestones={"manifolds": [1]})
+    with pytest.raises(ValueError, match="must be at least 0"):
+        parameter_groups(MLP(4, 2), lr=0.1, manifold_lr_scale=-1.0)

@@ -4,3 +4,7 @@ from .epochs import ShardSampler as ShardSampler
 from .epochs import evaluation_batch_size as evaluation_batch_size
 from .epochs import hashed as hashed
 from .epochs import mix as mix
+from .poisson import Drawn as Drawn
+from .poisson import GlobalSampler as GlobalSampler
+from .poisson import PoissonSampler as PoissonSampler
+from .poisson import ShuffleSampler as ShuffleSampler

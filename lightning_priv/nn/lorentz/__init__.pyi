@@ -2,10 +2,14 @@ from .activation import LorentzActivation as LorentzActivation
 from .activation import LorentzReLU as LorentzReLU
 from .classifier import LorentzMLR as LorentzMLR
 from .classifier import PoincareMLR as PoincareMLR
+from .conv import LorentzConv1d as LorentzConv1d
 from .conv import LorentzConv2d as LorentzConv2d
 from .conv_norm import LorentzConvNorm as LorentzConvNorm
+from .conv_transpose import LorentzConvTranspose2d as LorentzConvTranspose2d
+from .dropout import LorentzDropout as LorentzDropout
 from .flatten import LorentzFlatten as LorentzFlatten
 from .flatten import LorentzUnflatten as LorentzUnflatten
+from .group_norm import LorentzGroupNorm as LorentzGroupNorm
 from .linear import LorentzLinear as LorentzLinear
 from .manifold import LorentzManifold as LorentzManifold
 from .normalization import LorentzBatchNorm1d as LorentzBatchNorm1d
@@ -14,3 +18,9 @@ from .points import from_point as from_point
 from .points import to_point as to_point
 from .pooling import LorentzGlobalAvgPool2d as LorentzGlobalAvgPool2d
 from .residual import LorentzResidual as LorentzResidual
+from .sync_norm import LorentzSyncBatchNorm1d as LorentzSyncBatchNorm1d
+from .sync_norm import LorentzSyncBatchNorm2d as LorentzSyncBatchNorm2d
+from .tangent import LorentzExpMap as LorentzExpMap
+from .tangent import LorentzLogMap as LorentzLogMap
+from .reference import load_reference_state as load_reference_state
+from .reference import reference_state as reference_state

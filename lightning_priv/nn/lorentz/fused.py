@@ -13,17 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 
 from lightning_priv.errors import OffManifoldError
+from lightning_priv.functional.lorentz_norm import FAR_OUT
 from lightning_priv.functional.window import window_sum, window_sum_transpose
 
 __all__ = ["FarFromOriginError", "FusedSpec", "fused_conv_norm"]
 
 _MAX_RADIUS = 10.0  # as in lorentz_normalize
-_FAR_OUT = 2.0  # |mean| above which the two-pass form is needed; see LorentzBatchNorm2d
-_FLOOR = 1e-8  # as in centroid_space
 _TINY = 1e-18  # smallest x = |s'|/r; its square is a normal float32 number
 
 
@@ -73,7 +71,7 @@ def fused_conv_norm(
         the spread (1,) for the running statistics.
 
     Raises:
-        FarFromOriginError: if the mean's space norm exceeds 2; call the separate layers.
+        FarFromOriginError: if the mean's space norm exceeds 2 sqrt(k); call the separate layers.
         OffManifoldError: if the convolution's output holds NaN or infinite values.
     """
     return _FusedConvNorm.apply(x, weight, time_weight, bias, beta, gamma, skip, spec)
@@ -111,7 +109,7 @@ def _scalars(mean: Tensor, beta: Tensor, length: Tensor, spec: FusedSpec) -> _Sc
                 "the input of a Lorentz convolution and batch norm led to NaN or infinite values; "
                 "check the input data, lower the learning rate or clip the gradients"
             )
-        if size > _FAR_OUT**2:
+        if size > FAR_OUT**2 * spec.k:
             raise FarFromOriginError
     return _Scalars(mm, bb, mb, (mm + spec.k) ** 0.5, (bb + spec.k) ** 0.5, length_)
 
@@ -197,10 +195,13 @@ class _FusedConvNorm(torch.autograd.Function):
         return y, mean, spread
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if gy is None:
             return (None,) * 8
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError(
+                "the fused Lorentz unit has no second derivative; build it with fused=False"
+            )
         spec, sc = ctx.spec, ctx.scalars
         x, z, y, time, pixel, image, mean, weight, time_weight, beta, gamma = ctx.saved_tensors
         k = spec.k
@@ -309,7 +310,8 @@ class _FusedConvNorm(torch.autograd.Function):
 
 def _inverse_length(s: Tensor, t: Tensor, r: float) -> Tensor:
     """R / sqrt(t^2 - |s|^2) of the sums of a centroid."""
-    return (t.square() - s.square().sum(-1, keepdim=True)).clamp_min_(_FLOOR).rsqrt_().mul_(r)
+    # the floor is that of centroid_space
+    return (t.square() - s.square().sum(-1, keepdim=True)).clamp_min_(r * r).rsqrt_().mul_(r)
 
 
 def _radial_derivatives(x: Tensor, gain: Any, h: Tensor, cosh: Tensor) -> tuple[Tensor, Tensor]:

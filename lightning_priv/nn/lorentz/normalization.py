@@ -1,23 +1,32 @@
 """Lorentz batch normalisation."""
 
+import math
+
 import torch
-from geoopt import ManifoldParameter
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_priv.errors import OffManifoldError
-from lightning_priv.functional.lorentz_norm import lorentz_channel_mean, lorentz_normalize
+from lightning_priv.functional.lorentz_norm import (
+    FAR_OUT,
+    Average,
+    lorentz_channel_mean,
+    lorentz_normalize,
+)
 from lightning_priv.functional.lorentz_sets import centroid_space
-from lightning_priv.nn.lorentz._base import LorentzModule
 from lightning_priv.nn.lorentz._checks import check_channels
+from lightning_priv.nn.lorentz._norm_base import (
+    LorentzNorm,
+    MeanReduction,
+    Mode,
+    Variance,
+    check_choice,
+)
 from lightning_priv.nn.lorentz.manifold import LorentzManifold
 
 __all__ = ["LorentzBatchNorm1d", "LorentzBatchNorm2d"]
 
-# |mean| from which the one-pass form starts to lose more than four digits of float32.
-_FAR_OUT = 2.0
 
-
-class _LorentzBatchNorm(LorentzModule):
+class _LorentzBatchNorm(LorentzNorm):
     """Batch normalisation of space components (B, C) or (B, C, *); see ``LorentzBatchNorm2d``."""
 
     _dims: tuple[int, ...] = ()
@@ -31,19 +40,33 @@ class _LorentzBatchNorm(LorentzModule):
         eps: float = 1e-5,
         momentum: float = 0.1,
         stable: bool | None = None,
+        variance: Variance = "mean_distance",
+        mean_reduction: MeanReduction = "per_image",
+        mode: Mode = "full",
+        trivialize_beta: bool = False,
     ) -> None:
-        super().__init__(manifold)
-        self.num_features = num_features
-        self.eps = eps
+        super().__init__(num_features, manifold, eps, variance, mode, trivialize_beta)
+        check_choice("mean_reduction", mean_reduction, ("per_image", "flat"))
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
         self.momentum = momentum
         self.stable = stable
-        self.beta = ManifoldParameter(
-            self.manifold.origin(num_features + 1, dtype=torch.get_default_dtype()),
-            manifold=self.manifold,
-        )
-        self.gamma = nn.Parameter(torch.ones(1))
+        self.mean_reduction: MeanReduction = mean_reduction
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_spread", torch.ones(1))
+
+    @property
+    def fusable(self) -> bool:
+        """Whether ``fused.py`` computes this layer: local statistics and the published options."""
+        return (
+            self.variance == "mean_distance"
+            and self.mean_reduction == "per_image"
+            and self.mode == "full"
+        )
+
+    def _average(self) -> Average | None:
+        """How means are formed in training; ``None`` for those of the local batch."""
+        return None
 
     def forward(self, s: Tensor) -> Tensor:
         """Space components, shape (B, C) or (B, C, H, W), to the same shape."""
@@ -51,6 +74,11 @@ class _LorentzBatchNorm(LorentzModule):
         points = s.flatten(2) if s.dim() > 2 else s.unsqueeze(2)
         if self.training:
             self.check_batch(points.shape[0] * points.shape[2])
+        if self.running_mean.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"{type(self).__name__} has {self.running_mean.dtype} parameters, too coarse "
+                "for points of the manifold; use precision bf16-mixed, which keeps them in float32"
+            )
         with torch.autocast(s.device.type, enabled=False):
             if points.dtype in (torch.float16, torch.bfloat16):
                 points = points.float()
@@ -66,23 +94,34 @@ class _LorentzBatchNorm(LorentzModule):
 
     def _normalize(self, points: Tensor) -> Tensor:
         k = self.k
-        if self.training:
-            mean, spread = lorentz_channel_mean(points, k), None
-        else:
-            mean, spread = _exp_origin(self.running_mean, k), self.running_spread
+        dtype = points.dtype
+        average = self._average() if self.training else None
+
+        def centre(points: Tensor) -> Tensor:
+            if self.training:
+                return lorentz_channel_mean(points, k, self.mean_reduction, average)
+            return _exp_origin(self.running_mean.to(points.dtype), k)
+
+        mean = centre(points)
+        stable = self._use_stable(mean)
+        if stable and _can_widen(points):
+            points = points.double()
+            mean = centre(points)
         y, spread = lorentz_normalize(
             points,
             mean,
-            self.beta[1:],
-            self.gamma,
-            spread,
+            self.beta_space.to(points.dtype),
+            None if self.gamma is None else self.gamma.to(points.dtype),
+            None if self.training else self.running_spread.to(points.dtype),
             k,
             eps=self.eps,
-            stable=self._use_stable(mean),
+            stable=stable,
+            variance=self.variance,
+            average=average,
         )
         if self.training:
-            self.update_running_statistics(mean.detach(), spread.detach())
-        return y
+            self.update_running_statistics(mean.detach().to(dtype), spread.detach().to(dtype))
+        return y.to(dtype)
 
     def _use_stable(self, mean: Tensor) -> bool:
         if self.stable is not None:
@@ -90,12 +129,12 @@ class _LorentzBatchNorm(LorentzModule):
         if torch.compiler.is_compiling():
             return True  # no value may be read here
         far = float(mean.detach().norm())
-        if far != far:
+        if not math.isfinite(far):
             raise OffManifoldError(
                 f"{type(self).__name__}({self.num_features}) got NaN or infinite values; "
                 "check the input data, lower the learning rate or clip the gradients"
             )
-        return far > _FAR_OUT
+        return far > FAR_OUT * float(self.manifold.k.detach()) ** 0.5
 
     @torch.no_grad()
     def update_running_statistics(self, mean: Tensor, spread: Tensor) -> None:
@@ -103,7 +142,7 @@ class _LorentzBatchNorm(LorentzModule):
 
         Args:
             mean: space components of the batch mean, shape (num_features,).
-            spread: mean distance to it, shape (1,).
+            spread: mean distance to it (``frechet``: mean squared distance), shape (1,).
         """
         k = self.k
         old = _exp_origin(self.running_mean, k)
@@ -117,7 +156,9 @@ class _LorentzBatchNorm(LorentzModule):
 
     def extra_repr(self) -> str:
         """Fields shown by ``repr``."""
-        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+        text = f"{super().extra_repr()}, momentum={self.momentum}"
+        flat = self.mean_reduction == "flat"
+        return f"{text}, mean_reduction=flat" if flat else text
 
 
 class LorentzBatchNorm2d(_LorentzBatchNorm):
@@ -127,23 +168,32 @@ class LorentzBatchNorm2d(_LorentzBatchNorm):
     it (the published code; its text speaks of a Fréchet variance); points are centred at the mean,
     scaled by gamma/(spread + eps) in the tangent space at the origin and centred at beta.
     Evaluation uses running statistics: a tangent vector at the origin and a spread.
-    Statistics are those of the local batch: under DDP every rank has its own.
+    Statistics are those of the local batch: under DDP every rank has its own, see
+    ``LorentzSyncBatchNorm2d``.
 
     Args:
         num_features: space channels.
         manifold: shared manifold; default k = 1.
         eps: added to the spread.
         momentum: weight of the new batch in the running statistics.
-        stable: ``True`` always uses the two-pass form, exact far from the origin, ``False`` never;
-            ``None`` decides by the radius of the mean, which reads one number from the device for
-            every call (and thereby notices NaN).
+        stable: ``True`` always uses the form that is exact far from the origin (two passes, in
+            float64 where the device has it), ``False`` never; ``None`` decides by the radius of the
+            mean, which reads one number from the device for every call (and thereby notices NaN).
+            Under ``torch.compile``, where nothing may be read, ``None`` takes two float32 passes.
+        variance: ``mean_distance``, or ``frechet``: the spread is the mean squared distance and
+            points are scaled by gamma/sqrt(spread + eps).
+        mean_reduction: ``per_image``, or ``flat``: the centroid of all positions of all images.
+        mode: ``full``, or ``centering_only``: no scaling and no gamma.
+        trivialize_beta: hold beta as its space components, an ordinary parameter of shape
+            (num_features,) that needs no Riemannian optimizer, in place of a point of the manifold.
 
     Shape:
         Input and output (B, num_features, H, W): space components.
 
     Raises:
         ValueError: on a wrong shape, or one value per channel in training.
-        OffManifoldError: if the input holds NaN or infinite values (unless ``stable`` is given).
+        OffManifoldError: in training, if the input holds NaN or infinite values (unless ``stable``
+            is given).
 
     Example:
         >>> import torch
@@ -167,3 +217,12 @@ def _exp_origin(v: Tensor, k: float | Tensor) -> Tensor:
     """Space part of exp at the origin; values only, so no series is needed next to 0."""
     x = (v.dot(v) / k).sqrt().clamp_min(1e-18)
     return v * (x.sinh() / x)
+
+
+def _can_widen(points: Tensor) -> bool:
+    """Whether to go on in float64; not in a compiled graph, which takes this form throughout."""
+    return (
+        points.dtype == torch.float32
+        and points.device.type != "mps"
+        and not torch.compiler.is_compiling()
+    )

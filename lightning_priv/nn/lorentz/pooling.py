@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lightning_priv.functional._stable import widen
 from lightning_priv.functional.lorentz_sets import centroid_space
 from lightning_priv.nn.lorentz._base import LorentzModule
 
@@ -29,6 +30,7 @@ class LorentzGlobalAvgPool2d(LorentzModule):
                 f"LorentzGlobalAvgPool2d expects shape (B, C, H, W), got {tuple(s.shape)}"
             )
         with torch.autocast(s.device.type, enabled=False):
-            points = s.float() if s.dtype in (torch.float16, torch.bfloat16) else s
+            dtype = torch.float32 if s.dtype in (torch.float16, torch.bfloat16) else s.dtype
+            points = widen(s)  # the map is small, and its points may lie far out
             time = (points.square().sum(1) + self.k).sqrt().mean((1, 2))
-            return centroid_space(points.mean((2, 3)), time.unsqueeze(1), self.k)
+            return centroid_space(points.mean((2, 3)), time.unsqueeze(1), self.k).to(dtype)

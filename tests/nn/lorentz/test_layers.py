@@ -300,3 +300,82 @@ def test_transport_of_the_manifold_has_no_zero_over_zero():
     y = fn.to_point(torch.randn(3, 4), 2.0)
     assert_close(manifold.transp(x, y, v), oracle.transp(x, y, v), rtol=1e-9, atol=1e-9)
     assert_close(manifold.transp(x.T, y.T, v.T, dim=0).T, manifold.transp(x, y, v), **TIGHT)
+
+
+def test_maps_of_the_manifold_are_geoopts_without_its_floor_on_norms():
+    manifold, oracle = ll.LorentzManifold(2.0), geoopt.Lorentz(k=torch.tensor(2.0))
+    x = fn.to_point(torch.randn(3, 4), 2.0)
+    u = fn.project_tangent(x, torch.randn(3, 5), 2.0)
+    assert_close(manifold.expmap(x, u), oracle.expmap(x, u), rtol=1e-9, atol=1e-9)
+    assert_close(manifold.retr(x.T, u.T, dim=0).T, manifold.expmap(x, u), **TIGHT)
+    assert_close(manifold.expmap(x, 0 * u), x, **TIGHT)
+    v = torch.cat([torch.zeros(3, 1), torch.randn(3, 4)], 1)
+    assert_close(manifold.expmap0(v), oracle.expmap0(v), rtol=1e-9, atol=1e-9)
+    assert_close(manifold.logmap0(manifold.expmap0(v)), v, **TIGHT)
+    ambient = torch.randn(3, 5)
+    assert_close(manifold.expmap(x, ambient), oracle.expmap(x, ambient), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("k", [1e-3, 0.7, 30.0])
+def test_a_learnable_curvature_starts_where_it_should_and_cannot_leave_its_range(k):
+    manifold = ll.LorentzManifold(k, learnable=True)
+    assert_close(manifold.k, torch.tensor(k), rtol=1e-12, atol=0)
+    manifold.set_k(2.5)
+    assert_close(manifold.k, torch.tensor(2.5), rtol=1e-12, atol=0)
+    with torch.no_grad():
+        manifold.raw_k.fill_(-1e6)
+    assert manifold.k > 0
+    with pytest.raises(ValueError, match=r"must start above 0\.0001"):
+        ll.LorentzManifold(1e-5, learnable=True)
+    with pytest.raises(ValueError, match="set_k needs a learnable k"):
+        ll.LorentzManifold(1.0).set_k(2.0)
+
+
+@pytest.mark.parametrize(
+    ("distance", "spread"), [(2.0, 0.1), (2.0, 0.001), (5.0, 1.0), (5.0, 0.1), (5.0, 0.01)]
+)
+def test_batch_norm_far_from_the_origin_is_exact_in_float32(distance, spread):
+    """Spec: at most 1e-3 relative at distance 5 and spread 0.1; float64 inside leaves rounding."""
+    base = fn.exp_map_origin(distance * F.normalize(torch.randn(16), dim=0))[1:]
+    near = fn.exp_map_origin(spread / 4 * torch.randn(64, 16))[:, 1:]
+    s = fn.boost_from_origin(near, base).float()
+    exact = ll.LorentzBatchNorm1d(16, stable=True)(s.double())
+    got = ll.LorentzBatchNorm1d(16).float()(s)
+    assert got.dtype == torch.float32
+    assert (got.double() - exact).norm() < 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("norm", [10.0, 1000.0, 3000.0, 11013.0])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_pooling_far_from_the_origin_in_float32(norm, noise):
+    s = torch.full((1, 4, 8, 8), norm / 2) + noise * torch.randn(1, 4, 8, 8)
+    x = fn.to_point(s.movedim(1, -1)).flatten(1, 2)
+    want = fn.lorentz_centroid(x)[:, 1:]
+    got = ll.LorentzGlobalAvgPool2d()(s.float())
+    assert_close(got.double(), want, rtol=1e-5, atol=0)
+    single = fn.lorentz_centroid(x.float())[:, 1:]
+    assert_close(single.double(), want, rtol=1e-5, atol=0)
+
+
+def test_pooling_for_small_k():
+    s = torch.full((1, 4, 8, 8), 1e-5)
+    got = ll.LorentzGlobalAvgPool2d(ll.LorentzManifold(1e-9))(s.float())
+    assert_close(got, torch.full((1, 4), 1e-5, dtype=torch.float32))
+
+
+def test_half_precision_parameters_are_refused():
+    with pytest.raises(ValueError, match="use precision bf16-mixed"):
+        ll.LorentzBatchNorm2d(3).bfloat16()(torch.randn(2, 3, 4, 4).bfloat16())
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="padding must be numbers"):
+        ll.LorentzConv2d(3, 4, 3, padding="same")
+    with pytest.raises(ValueError, match="eps at least 0"):
+        ll.LorentzBatchNorm2d(3, eps=-1.0)
+    with pytest.raises(ValueError, match=r"momentum must lie in \[0, 1\]"):
+        ll.LorentzBatchNorm2d(3, momentum=2.0)
+    with pytest.raises(ValueError, match="at least 1"):
+        ll.LorentzLinear(3, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        ll.LorentzConv2d(0, 4, 3)

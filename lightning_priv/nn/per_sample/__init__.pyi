@@ -1,0 +1,15 @@
+from .checks import module_problems as module_problems
+from .choose import ENGINES as ENGINES
+from .choose import choose_engine as choose_engine
+from .clipping import AutomaticClipping as AutomaticClipping
+from .clipping import ClipRule as ClipRule
+from .clipping import FlatClipping as FlatClipping
+from .clipping import LayerClipping as LayerClipping
+from .engine import Clipped as Clipped
+from .engine import NonFiniteGradientError as NonFiniteGradientError
+from .engine import PerSampleEngine as PerSampleEngine
+from .ghost import GhostEngine as GhostEngine
+from .hooks import FunctorchEngine as FunctorchEngine
+from .hooks import HooksEngine as HooksEngine
+from .repair import repair_modules as repair_modules
+from .sums import GradientSums as GradientSums

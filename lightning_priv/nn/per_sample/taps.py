@@ -1,0 +1,132 @@
+"""Hooks that feel the inputs and the output gradients of each call of a layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge, register_multi_grad_hook
+from torch.nn import Parameter
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.hooks import RemovableHandle
+
+from lightning_priv.errors import UnsupportedModuleError
+from lightning_priv.nn.per_sample.layers import Call, Layer, working_dtype
+
+__all__ = ["LayerTaps"]
+
+Receiver = Callable[[Layer, Call, list[Tensor | None]], None]
+
+
+class LayerTaps:
+    """Calls ``receive(layer, call, output_gradients)`` for each layer call met on the way back.
+
+    The hooks sit on the output tensors, not on the modules: unlike full backward hooks they allow
+    in-place operations on a layer's output, and a call that the loss does not use costs nothing.
+
+    Args:
+        layers: layers to watch.
+        receive: what to do with the gradients.
+
+    Attributes:
+        backward_runs: set while the engine's own backward pass runs; others are not heard.
+        sources: outputs of the first layers, to be asked of autograd.
+        uses: how many calls each parameter took part in.
+    """
+
+    def __init__(self, layers: Sequence[Layer], receive: Receiver) -> None:
+        self._receive = receive
+        self._listening = False
+        self._size = 0
+        self._first = True
+        self.backward_runs = False
+        self.sources: list[GradientEdge] = []
+        self.uses: Counter[Parameter] = Counter()
+        self._handles: list[RemovableHandle] = [
+            layer.module.register_forward_hook(partial(self._called, layer), with_kwargs=True)
+            for layer in layers
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def listen(self, size: int) -> None:
+        """Watch forward passes of ``size`` records from now on."""
+        self._size = size
+        self._listening = True
+        self.begin_segment()
+        self.sources = []
+        self.uses.clear()
+
+    def begin_segment(self) -> None:
+        """Take the next layer called as a first layer, whatever its inputs."""
+        self._first = True
+
+    def pause(self) -> None:
+        """Ignore forward passes from now on."""
+        self._listening = False
+
+    def _called(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not self._listening or not torch.is_grad_enabled():
+            return
+        outputs = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
+        live = [t for t in outputs if t.requires_grad]
+        if not live:
+            return
+        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        # autograd is asked for the gradients of the first layers only: everything behind them is
+        # then on the way, and no weight gradient of the whole batch is formed
+        if self._first or all(t.is_leaf or not t.requires_grad for t in inputs):
+            self.sources.extend(get_gradient_edge(t) for t in live)
+        self._first = False
+        self.uses.update(layer.parameters)
+        call = Call(tree_map(_frozen, args), tree_map(_frozen, kwargs), self._size)
+        versions = [
+            (t, t._version) for t in tree_leaves((call.args, call.kwargs)) if isinstance(t, Tensor)
+        ]
+
+        def arrived(gradients: Sequence[Tensor | None]) -> None:
+            if not self.backward_runs:
+                return  # a backward pass of the user's own, inside training_step
+            if any(t._version != version for t, version in versions):
+                raise UnsupportedModuleError(
+                    f"an input of {type(module).__name__} at '{layer.name}' was changed in place "
+                    "after the layer had used it; use the out-of-place operation"
+                )
+            dtype = working_dtype(layer)
+            found = iter(gradients)
+            grads = [next(found) if t_live else None for t_live in alive]
+            with torch.no_grad(), torch.autocast(device_type, enabled=False):
+                cast = partial(_cast, dtype=dtype)
+                self._receive(
+                    layer,
+                    Call(tree_map(cast, call.args), tree_map(cast, call.kwargs), call.size),
+                    [None if g is None else cast(g) for g in grads],
+                )
+            call.args, call.kwargs = (), {}
+            versions.clear()
+
+        # the hook must not hold the tensor it sits on, or neither would be freed
+        alive = [t.requires_grad for t in outputs]
+        device_type = outputs[0].device.type
+        if len(live) == 1:
+            live[0].register_hook(lambda gradient: arrived([gradient]))
+        else:
+            register_multi_grad_hook(live, arrived)
+
+
+def _frozen(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach().to(dtype)
+    return value

@@ -1,0 +1,191 @@
+"""An append-only file of every step that was charged, written before the step is made.
+
+One JSON object a line:
+
+    {"event": "open", "run": id, "root": id, "parent": id, ...}     a run begins
+    {"event": "phase", "run": id, "phase": 0, "noise_multiplier": 1.0, "sample_rate": 0.1, ...}
+    {"event": "step", "run": id, "phase": 0}                        one step is about to be made
+
+A run that resumes another one has the same ``root``. A line is on the disk before the noised
+gradient of its step exists, so a crash can only leave too much in the file, never too little.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_priv.errors import PrivacyError
+
+__all__ = ["Ledger", "Lineage", "read_lineage"]
+
+
+@dataclass
+class Lineage:
+    """What all runs of one root have charged.
+
+    Attributes:
+        steps: number of steps for each (noise_multiplier, largest rate, digest of the rates).
+        runs: run ids in the order of their first line.
+        strangers: roots of other runs in the same file.
+    """
+
+    steps: Counter[tuple[float, float, str]] = field(default_factory=Counter)
+    runs: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+
+
+class Ledger:
+    """Appends to the file.
+
+    Args:
+        path: the file; created with its folder if missing.
+        root: id of the first run of the lineage; None begins a new one.
+        parent: id of the run that is resumed.
+    """
+
+    def __init__(self, path: Path, root: str | None = None, parent: str | None = None) -> None:
+        self.path = path
+        self.run = secrets.token_hex(8)
+        self.root = root or self.run
+        self.parent = parent
+        self._file: int | None = None
+        self._opened = False
+
+    def open(self, **facts: Any) -> None:
+        """Write the run's first line; facts are public numbers and names."""
+        if self._opened:
+            return
+        self._opened = True
+        self._append(
+            {
+                "event": "open",
+                "run": self.run,
+                "root": self.root,
+                "parent": self.parent,
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                **facts,
+            }
+        )
+
+    def phase(self, number: int, noise_multiplier: float, sample_rate: float, digest: str) -> None:
+        """Say what the steps of phase ``number`` will cost."""
+        self._append(
+            {
+                "event": "phase",
+                "run": self.run,
+                "phase": number,
+                "noise_multiplier": noise_multiplier,
+                "sample_rate": sample_rate,
+                "rates": digest,
+            }
+        )
+
+    def step(self, number: int) -> None:
+        """Charge one step of phase ``number``; on the disk when this returns."""
+        self._append({"event": "step", "run": self.run, "phase": number})
+
+    def close(self) -> None:
+        """Close the file; the next line opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            _end_torn_line(self.path, self._file)
+        data = (json.dumps(line) + "\n").encode()
+        if os.write(self._file, data) != len(data):
+            raise PrivacyError(
+                f"could not write to the ledger {self.path} (disk full?); training stops, for a "
+                "step that is not written down must not be made"
+            )
+        os.fsync(self._file)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+
+def read_lineage(path: Path, root: str) -> Lineage:
+    """Add up what the runs of ``root`` have charged.
+
+    Args:
+        path: the ledger.
+        root: id of the lineage.
+
+    Returns:
+        Totals; empty if the file does not exist.
+
+    Raises:
+        PrivacyError: if a line other than the last cannot be read, or a step has no phase.
+    """
+    lineage = Lineage()
+    root_of: dict[str, str] = {}
+    costs: dict[tuple[str, int], tuple[float, float, str]] = {}
+    for number, line in _lines(path):
+        try:
+            run = line["run"]
+            if line["event"] == "open":
+                root_of[run] = line["root"]
+                known = lineage.runs if line["root"] == root else lineage.strangers
+                name = run if line["root"] == root else line["root"]
+                if name not in known:
+                    known.append(name)
+            elif root_of[run] != root:
+                continue
+            elif line["event"] == "phase":
+                cost = (float(line["noise_multiplier"]), float(line["sample_rate"]), line["rates"])
+                costs[run, line["phase"]] = cost
+            elif line["event"] == "step":
+                lineage.steps[costs[run, line["phase"]]] += 1
+        except (KeyError, TypeError, ValueError) as error:
+            raise PrivacyError(
+                f"line {number} of the ledger {path} does not make sense ({error!r}); what was "
+                "spent is not known. Restore the file, or say count_abandoned: false to rely on "
+                "the checkpoint alone"
+            ) from error
+    return lineage
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not path.exists():
+        return
+    raw = path.read_bytes().split(b"\n")
+    # what follows the last newline was never completed: its step was not made
+    for number, line in enumerate(raw[:-1], start=1):
+        if not line.strip():
+            continue
+        try:
+            parsed = json.loads(line)
+        except ValueError as error:
+            if line.endswith(_TORN):
+                continue
+            raise PrivacyError(
+                f"line {number} of the ledger {path} cannot be read ({error}); what was spent is "
+                "not known. Restore the file, or say count_abandoned: false to rely on the "
+                "checkpoint"
+            ) from error
+        yield number, parsed
+
+
+_TORN = b"  # torn"
+
+
+def _end_torn_line(path: Path, file: int) -> None:
+    """A crash of the machine can leave half a line; mark it, so that the next one stands alone."""
+    with path.open("rb") as reader:
+        size = reader.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        reader.seek(-1, os.SEEK_END)
+        if reader.read(1) != b"\n":
+            os.write(file, _TORN + b"\n")

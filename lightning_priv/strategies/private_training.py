@@ -1,0 +1,455 @@
+"""The hooks by which any Lightning strategy trains with DP-SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lightning_priv.data.sampling import Drawn
+from lightning_priv.errors import PrivacyError
+from lightning_priv.nn.per_sample import choose_engine, repair_modules
+from lightning_priv.strategies import checkpoint as ckpt
+from lightning_priv.strategies import validation
+from lightning_priv.strategies.account import UNLIMITED, Account
+from lightning_priv.strategies.account_view import AccountView
+from lightning_priv.strategies.loader import check_loader, dataset_fingerprint
+from lightning_priv.strategies.noise import NoiseSource, make_noise
+from lightning_priv.strategies.phases import Spending
+from lightning_priv.strategies.probe import ask_probe, call_training_step
+from lightning_priv.strategies.report import build_report, send_to_wandb, write_report
+from lightning_priv.strategies.settings import PrivacySettings
+from lightning_priv.strategies.step import LogicalStep, make_step
+from lightning_priv.strategies.stream import Stream
+
+__all__ = ["PrivateTraining"]
+
+
+class PrivateTraining(AccountView, Strategy):
+    """Mix-in before a Lightning strategy: one batch of the loader is one accounted DP-SGD step.
+
+    The loader yields this rank's share of the logical batch, possibly empty. ``training_step``
+    passes it through the model in physical batches and collects clipped gradients; just before the
+    optimizer step the noised mean is written to ``p.grad``. Nothing else ever is.
+
+    Args:
+        settings: arguments of the strategy.
+        **base: arguments of the Lightning strategy behind.
+    """
+
+    global_rank: int
+    world_size: int
+
+    def __init__(self, settings: PrivacySettings, **base: Any) -> None:
+        super().__init__(**base)
+        self.settings = settings
+        self.account = Account(settings)
+        self._stream = Stream(settings)
+        self._noise: NoiseSource | None = None
+        self._clip_norm = settings.max_grad_norm
+        self._block: dict[str, Any] | None = None
+        self._fingerprint = ""
+        self._probed = "not run"
+        self._batch: Drawn | None = None
+        self._step: LogicalStep | None = None
+        self._guards: list[RemovableHandle] = []
+
+    @property
+    def max_grad_norm(self) -> float:
+        """The clipping norm of the next step."""
+        return self._clip_norm if self._step is None else self._step.rule.max_grad_norm
+
+    @property
+    def logical_step(self) -> LogicalStep | None:
+        """What the present step has seen of its records: private, for diagnostics only."""
+        return self._step
+
+    def set_phase(
+        self,
+        steps: int,
+        rates: float | Sequence[float] | Tensor,
+        denominator: float | None = None,
+        noise_multiplier: float | None = None,
+    ) -> None:
+        """Begin a phase with sampling rates, noise and denominator of its own.
+
+        Call it before ``fit``, or in ``on_train_epoch_end``; the training loader is then made anew
+        for the next epoch, which has ``steps`` steps (or ``steps_per_epoch``, if that was given).
+
+        Args:
+            steps: logical steps of the phase; not one more can be made.
+            rates: inclusion probability, one number or one for each record of the training set in
+                its order; 0 for records that are not to be used.
+            denominator: what sums of gradients are divided by; default: the expected batch.
+            noise_multiplier: sigma; default: as before.
+        """
+        if steps < 1:
+            raise ValueError(f"steps={steps}; a phase has at least one step")
+        if self.settings.sampling != "poisson":
+            raise ValueError("set_phase needs sampling: poisson; shuffled batches have no rates")
+        self._stream.next_phase = {
+            "rates": rates,
+            "denominator": denominator,
+            "noise_multiplier": noise_multiplier,
+            "steps": steps,
+        }
+        if self.account.spending is not None:  # at once, so that the next checkpoint knows of it
+            self._stream.begin_phase(self.account)
+        if self._step is not None:  # in the middle of a fit: the next epoch asks for a new loader
+            self._trainer.fit_loop._combined_loader = None
+
+    def lower_limit(self, max_epsilon: float) -> None:
+        """Lower the epsilon that must not be passed; a higher value changes nothing."""
+        self.account.lower_limit(max_epsilon)
+
+    # ---------------------------------------------------------------- set-up, in Lightning's order
+
+    def load_checkpoint(
+        self, checkpoint_path: _PATH, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; when training resumes, go on with its privacy account."""
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only=weights_only)
+        if self._trainer.state.fn == TrainerFn.FITTING:
+            self._block = ckpt.check_block(checkpoint, self.settings)
+            if self._block is not None:
+                self.resume(self._block)
+                self._charge_abandoned(self._block)
+        return checkpoint
+
+    def resume(self, block: dict[str, Any]) -> None:
+        """Go on with the account of another run."""
+        self._block = block
+        self.account.restore(block["account"])
+        self._stream.position = block["position"]
+        self._clip_norm = block["max_grad_norm"]
+        self._fingerprint = block["dataset"]["fingerprint"]
+        if self.settings.deterministic:
+            self._stream.seed = None if block["seed"] is None else int(block["seed"], 16)
+            rank_zero_warn(
+                "DP-SGD: deterministic: noise and batches of the checkpoint are repeated"
+            )
+
+    def _charge_abandoned(self, block: dict[str, Any]) -> None:
+        if self.settings.count_abandoned:
+            costs = self._on_rank_zero(
+                lambda: ckpt.abandoned_costs(block, self.account.known, self._ledger_path)
+            )
+            self.account.charge_abandoned(costs)
+
+    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        """Load weights, into repaired layers if the settings ask for them."""
+        self._repair()
+        super().load_model_state_dict(checkpoint, strict)
+
+    def setup_optimizers(self, trainer: Trainer) -> None:
+        """Refuse what cannot be private, then make the optimizers on the repaired module."""
+        validation.check_trainer(trainer)
+        self._repair()
+        validation.check_module(self._module, self._part)
+        super().setup_optimizers(trainer)
+        validation.check_optimizers(self.optimizers, self._module)
+
+    def process_dataloader(self, dataloader: object) -> object:
+        """Replace the training loader by one that samples privately; leave the others alone."""
+        dataloader = super().process_dataloader(dataloader)
+        state = self._trainer.state
+        if state.fn != TrainerFn.FITTING or state.stage != RunningStage.TRAINING:
+            return dataloader
+        loader = check_loader(dataloader)
+        records = len(loader.dataset)  # type: ignore[arg-type]
+        self._know_dataset(records, dataset_fingerprint(loader.dataset))
+        return self._stream.sample(
+            loader, self.account, self.global_rank, self.world_size, self.broadcast
+        )
+
+    def _know_dataset(self, records: int, fingerprint: str) -> None:
+        spending = self.account.spending
+        if spending is None:
+            self.account.spending = Spending(records)
+        else:
+            before = {"records": spending.num_records, "fingerprint": self._fingerprint}
+            allow = self.settings.allow_dataset_change
+            ckpt.check_dataset(before, spending, records, fingerprint, allow)
+        self._fingerprint = fingerprint
+
+    def on_train_start(self) -> None:
+        """Find noise and number of steps, ask the probe, attach the engine."""
+        super().on_train_start()
+        combined = self._trainer.fit_loop._combined_loader
+        loaders = [] if combined is None else combined.flattened
+        if len(loaders) != 1 or loaders[0].batch_sampler is not self._stream.sampler:
+            raise MisconfigurationException(
+                f"training uses {len(loaders)} loaders; one data set and one loader can be sampled "
+                "privately: join the data sets with torch.utils.data.ConcatDataset"
+            )
+        self._plan()
+        s = self.settings
+        share = self.account.expected_batch / self.world_size
+        mixed = self._trainer.precision == "bf16-mixed"
+        engine = choose_engine(
+            s.engine,
+            self._part,
+            s.physical_batch_size or max(1, round(share)),
+            s.clipping == "per_layer",
+            mixed,
+            s.loss_reduction,
+        )
+        if s.probe and self._probed != "passed":
+            self._probed = ask_probe(self, loaders[0], s.dp_module, engine)
+        engine.attach(self._part, s.dp_module or "")
+        if self._noise is None:
+            self._noise = make_noise(s.noise_rng, self.root_device, s.seed)
+            if s.deterministic and self._block is not None and self._block["noise"] is not None:
+                self._noise.restore(self._block["noise"])
+        self._step = make_step(s, engine, self._noise, self._clip_norm)
+        self._guards = validation.guard_frozen_norms(self._module)
+        if self.is_global_zero:
+            records = self.account.known.num_records
+            self.account.open_ledger(self._ledger_path, self._block, records=records)
+        self._stop_if_used_up()
+
+    def _plan(self) -> None:
+        """Find the noise, and how many steps may be made."""
+        self.account.plan(self._requested(), self._stream.pass_length, self._stream.position)
+
+    def _requested(self) -> int:
+        """Steps that the trainer is going to ask for."""
+        trainer = self._trainer
+        limits = [UNLIMITED]
+        if trainer.max_steps != -1:
+            limits.append(trainer.max_steps)
+        if trainer.max_epochs is not None and trainer.max_epochs != -1:
+            limits.append(int(trainer.max_epochs * trainer.num_training_batches))
+        return max(0, min(limits) - trainer.global_step)
+
+    # ---------------------------------------------------------------- one step
+
+    def batch_to_device(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        """Move a batch; an empty one does not go through the user's transfer hooks."""
+        drawn = self._stream.peek()
+        if self._trainer.training and drawn is not None and drawn.local == 0:
+            return move_data_to_device(batch, device or self.root_device)
+        return super().batch_to_device(batch, device, dataloader_idx)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Note which step of the stream the batch belongs to."""
+        super().on_train_batch_start(batch, batch_idx)
+        self._batch = self._stream.take(self.account)
+        if self.account.left is None:
+            self._plan()
+
+    def training_step(self, batch: Any, batch_idx: int = 0) -> Any:
+        """Collect the clipped gradients of a logical batch."""
+        step, drawn = self._step, self._batch
+        if step is None or drawn is None:
+            raise PrivacyError(
+                "a second training step for one batch (an optimizer that calls its closure "
+                "again?); each would be a release of its own"
+            )
+        self._batch = None
+        self.account.require_step()
+        self._follow_freezing()
+        step.begin(self._stream.pass_of(drawn))
+        module = self._module
+        if not module.automatic_optimization:
+            with step.watching(drawn.local):
+                return call_training_step(module, batch, batch_idx)
+        return step.run(module, batch, batch_idx, drawn.local)
+
+    def _follow_freezing(self) -> None:
+        """Watch other layers if some were frozen or unfrozen since the last step."""
+        assert self._step is not None
+        engine, part = self._step.engine, self._part
+        now = {p for p in part.parameters() if p.requires_grad}
+        if now != set(engine.parameters):
+            validation.check_module(self._module, part)
+            engine.attach(part, self.settings.dp_module or "")
+
+    def backward(
+        self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Call the hooks around backward; gradients are collected, never left in ``p.grad``."""
+        assert self._step is not None
+        module = self._module
+        loss = self.precision_plugin.pre_backward(closure_loss, module)
+        if not module.automatic_optimization:
+            self._step.collect(loss)
+        return self.precision_plugin.post_backward(loss, module)
+
+    def optimizer_step(
+        self,
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        model: LightningModule | Module | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the user's step; between it and the optimizer's, charge and release."""
+
+        def private_closure() -> Any:
+            result = closure()
+            self._release(optimizer)
+            return result
+
+        return super().optimizer_step(optimizer, private_closure, model, **kwargs)
+
+    def _release(self, optimizer: Optimizer) -> None:
+        step = self._step
+        assert step is not None
+        step.require_collected()
+        self.account.charge(step.pass_number)
+        phase = self.account.known.current
+        assert phase.noise_multiplier is not None
+        step.release(
+            phase.noise_multiplier,
+            phase.denominator,
+            self._sum_over_ranks,
+            self.is_global_zero,
+            [p for group in optimizer.param_groups for p in group["params"]],
+        )
+        self._clip_norm = step.rule.max_grad_norm
+        self._log()
+        self._stop_if_used_up()
+
+    def _log(self) -> None:
+        """Public numbers only: none depends on what a record holds."""
+        every = self.settings.log_epsilon_every_n_steps
+        # global_step counts this step only once it is over
+        last = self.account.left == 0 or self._requested() <= 1
+        if every == 0 or (self.account.released % every and not last):
+            return
+        log = self._module.log
+        # what is logged now stands until it is logged again
+        spent = self.epsilon() if last else self.account.live_epsilon(steps_ahead=every - 1)
+        log("privacy/epsilon", spent, prog_bar=True, on_step=True)
+        log("privacy/steps", float(self.account.released), on_step=True)
+        for name in ("noise_multiplier", "sample_rate"):
+            log(f"privacy/{name}", getattr(self, name), on_step=True)
+        log("privacy/expected_batch", self.account.expected_batch, on_step=True)
+
+    def _stop_if_used_up(self) -> None:
+        """End training in good order; ``require_step`` holds even if that is overruled."""
+        account, loop = self.account, self._trainer.fit_loop
+        if account.left != 0 or account.phase_is_complete:
+            return
+        self._trainer.should_stop = True
+        if self._requested() <= 1:
+            return  # as planned
+        if loop.min_epochs or loop.epoch_loop.min_steps:
+            rank_zero_warn("DP-SGD: min_epochs and min_steps give way to the privacy budget")
+            loop.min_epochs, loop.epoch_loop.min_steps = 0, None
+        rank_zero_info(f"DP-SGD: the privacy budget ends training after {account.released} steps")
+
+    # ---------------------------------------------------------------- afterwards
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None
+    ) -> None:
+        """Add what is needed to go on with the account."""
+        if self.account.spending is not None:
+            checkpoint[ckpt.KEY] = self.block()
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def block(self) -> dict[str, Any]:
+        """What a resumed run needs to know of the account."""
+        return ckpt.make_block(
+            self.settings,
+            self.account,
+            self._stream,
+            self._noise,
+            self._clip_norm,
+            self._fingerprint,
+            self.world_size,
+        )
+
+    def on_train_end(self) -> None:
+        """Write the report."""
+        super().on_train_end()
+        trainer, target = self._trainer, self.settings.report
+        folder = trainer.log_dir or trainer.default_root_dir
+        quick = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if target is None or quick or not self.is_global_zero or self._step is None:
+            return
+        report = build_report(
+            self.settings,
+            self.account,
+            {
+                "engine": self._step.engine.name,
+                "probe": self._probed if self.settings.probe else "switched off",
+                "precision": trainer.precision,
+                "world_size": self.world_size,
+            },
+        )
+        write_report(report, Path(folder) / "dp_report.json" if target == "auto" else Path(target))
+        send_to_wandb(trainer.loggers, report)
+
+    def teardown(self) -> None:
+        """Take hooks off the module and close the ledger; the account stays."""
+        if self._step is not None:
+            self._step.engine.detach()
+            self._step = None
+        for guard in self._guards:
+            guard.remove()
+        self._guards = []
+        self._batch = None
+        if self.account.ledger is not None:
+            self.account.ledger.close()
+        super().teardown()
+
+    # ---------------------------------------------------------------- small helpers
+
+    @property
+    def _module(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    @property
+    def _part(self) -> Module:
+        return validation.protected(self._module, self.settings.dp_module)
+
+    @property
+    def _trainer(self) -> Trainer:
+        return self._module.trainer
+
+    @property
+    def _ledger_path(self) -> Path | None:
+        if self.settings.ledger == "auto":
+            return Path(self._trainer.default_root_dir) / "privacy_ledger.jsonl"
+        return None if self.settings.ledger is None else Path(self.settings.ledger)
+
+    def _repair(self) -> None:
+        if self.settings.fix_modules:
+            for change in repair_modules(self._module):
+                rank_zero_info(f"DP-SGD: fix_modules: {change}")
+
+    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        if self.world_size > 1:
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def _on_rank_zero(self, ask: Callable[[], Any]) -> Any:
+        """What rank zero finds, or its error, on every rank."""
+        answer: Any = None
+        if self.is_global_zero:
+            try:
+                answer = ask()
+            except PrivacyError as error:
+                answer = error
+        answer = self.broadcast(answer)
+        if isinstance(answer, PrivacyError):
+            raise answer
+        return answer

@@ -1,0 +1,286 @@
+"""The logical step: clipped gradients of its physical batches, one draw of noise, one mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import Parameter
+
+from lightning_priv.errors import PrivacyError
+from lightning_priv.functional.gradient import adaptive_gradient_noise, updated_clip_norm
+from lightning_priv.nn.per_sample import (
+    AutomaticClipping,
+    Clipped,
+    ClipRule,
+    FlatClipping,
+    GradientSums,
+    LayerClipping,
+    NonFiniteGradientError,
+    PerSampleEngine,
+)
+from lightning_priv.strategies.averaged_log import averaged_log
+from lightning_priv.strategies.batches import has_rows, merge_outputs, take_rows
+from lightning_priv.strategies.noise import NoiseSource
+from lightning_priv.strategies.probe import call_training_step
+from lightning_priv.strategies.settings import PrivacySettings
+
+__all__ = ["Adaptation", "LogicalStep", "make_step"]
+
+
+@dataclass
+class Adaptation:
+    """How the clipping norm follows a quantile of the gradient norms.
+
+    Attributes:
+        target_quantile: fraction of records to be left unclipped.
+        learning_rate: of the geometric update.
+        count_noise: standard deviation of the noise on the number of unclipped records; None for a
+            20th of the denominator, as in Andrew et al. 2021, but at least twice sigma.
+    """
+
+    target_quantile: float
+    learning_rate: float
+    count_noise: float | None
+
+    def noise_on_count(self, noise_multiplier: float, denominator: float) -> float:
+        """Standard deviation of the noise on the count."""
+        if self.count_noise is not None:
+            return self.count_noise
+        return max(denominator / 20, 2 * noise_multiplier)
+
+
+@dataclass
+class LogicalStep:
+    """Collects one logical batch and releases it.
+
+    Attributes:
+        engine: gives clipped sums; attached to the module.
+        rule: how to clip; its norm moves if ``adaptation`` is set.
+        noise: source of the noise, used by rank zero alone.
+        adaptation: adaptive clipping, or None.
+        physical: largest number of records to be passed through the model at once, or None.
+        seen: norms and clipping of the records since ``begin``; private.
+        pass_number: for shuffled records, the pass that the step belongs to.
+    """
+
+    engine: PerSampleEngine
+    rule: ClipRule
+    noise: NoiseSource
+    adaptation: Adaptation | None = None
+    physical: int | None = None
+    seen: list[Clipped] = field(default_factory=list)
+    pass_number: int | None = None
+    _sums: GradientSums | None = None
+    _size: int = 0
+    _collected: bool = False
+
+    def begin(self, pass_number: int | None = None) -> None:
+        """Forget whatever was collected and not released."""
+        self.pass_number = pass_number
+        for parameter in self.engine.parameters:
+            parameter.grad = None
+        self._sums = GradientSums(self.engine.parameters)
+        self.seen = []
+        self._size = 0
+
+    def slices(self, size: int) -> Iterator[slice]:
+        """Physical batches of a batch of ``size`` records."""
+        step = self.physical or max(size, 1)
+        for start in range(0, size, step):
+            yield slice(start, min(start + step, size))
+
+    def add(self, batch: Any, size: int, run: Callable[[Any], tuple[Tensor | None, Any]]) -> Any:
+        """Pass one physical batch through the user's training step and collect its gradients.
+
+        Args:
+            batch: batch of ``size`` records.
+            size: number of records.
+            run: gives (loss, anything) of a batch; no loss counts as a gradient of zero.
+
+        Returns:
+            What ``run`` returned.
+        """
+        if not has_rows(batch, size):
+            raise PrivacyError(
+                f"nothing in the training batch has {size} rows, one a record, although {size} "
+                "records were drawn; batch-transfer hooks must keep one row a record"
+            )
+        with self.watching(size):
+            loss, rest = run(batch)
+        if loss is None:
+            self.engine.abort()
+            return loss, rest
+        try:
+            self.collect(loss)
+        except NonFiniteGradientError as error:
+            rows = error.finite.nonzero().flatten()
+            if len(rows) == size:
+                raise
+            if len(rows):
+                self.add(take_rows(batch, rows, size), len(rows), run)
+        return loss.detach(), rest
+
+    def run(self, module: LightningModule, batch: Any, batch_idx: int, size: int) -> dict[str, Any]:
+        """Pass a logical batch through the user's training step, one physical batch after another.
+
+        Args:
+            module: holds the training step.
+            batch: this rank's share, possibly empty; then the training step is not called.
+            batch_idx: number of the batch.
+            size: records in it.
+
+        Returns:
+            The mean loss over the records, detached, and whatever else the training step returned.
+        """
+
+        def training_step(rows: Any) -> tuple[Tensor | None, dict[str, Any]]:
+            output = call_training_step(module, rows, batch_idx)
+            if isinstance(output, Mapping):
+                return output.get("loss"), {k: v for k, v in output.items() if k != "loss"}
+            return output, {}
+
+        outputs: list[tuple[int, Tensor | None, dict[str, Any]]] = []
+        slices = list(self.slices(size))
+        if len(slices) == 1:
+            outputs.append((size, *self.add(batch, size, training_step)))
+        elif slices:
+            with averaged_log(module) as next_batch:
+                for rows in slices:
+                    count = rows.stop - rows.start
+                    next_batch(count)
+                    part = take_rows(batch, rows, size)
+                    outputs.append((count, *self.add(part, count, training_step)))
+        losses = [n / size * loss.float() for n, loss, _ in outputs if loss is not None]
+        mean = torch.stack(losses).sum() if losses else torch.zeros((), device=module.device)
+        return {"loss": mean, **merge_outputs([(n, extra) for n, _, extra in outputs])}
+
+    @contextmanager
+    def watching(self, size: int) -> Iterator[None]:
+        """Watch the forward pass of ``size`` records."""
+        self._size = size
+        self._collected = False
+        self.engine.begin(size)
+        try:
+            yield
+        except BaseException:
+            self.engine.abort()
+            raise
+
+    def collect(self, loss: Tensor) -> None:
+        """Backward pass of the batch watched: clip and add.
+
+        Raises:
+            PrivacyError: for a second backward pass of the same records.
+        """
+        if self._collected or self._sums is None:
+            raise PrivacyError(
+                "a second backward pass on the same records before the next batch: their gradients "
+                "would count twice. Add the losses up and call manual_backward once, then step once"
+            )
+        self._collected = True
+        if self._size == 0:
+            return
+        try:
+            self.seen.append(self.engine.finish(loss, self.rule, self._sums))
+        finally:
+            self.engine.abort()
+
+    def require_collected(self) -> None:
+        """Raise if there is nothing to be released.
+
+        Raises:
+            PrivacyError: for a second optimizer step on the same batch.
+        """
+        if self._sums is None:
+            raise PrivacyError(
+                "an optimizer step without a training step before it: the gradients of this batch "
+                "were released already, and a second release is not accounted for"
+            )
+
+    def release(
+        self,
+        noise_multiplier: float,
+        denominator: float,
+        reduce: Callable[[Tensor], Tensor],
+        draws_noise: bool,
+        others: Iterable[Parameter] = (),
+    ) -> None:
+        """Write the noised mean gradient to ``p.grad`` of every parameter covered.
+
+        Args:
+            noise_multiplier: sigma that the step is accounted with.
+            denominator: expected number of records, never the realised one.
+            reduce: sum over the ranks.
+            draws_noise: whether this rank adds the noise; exactly one does.
+            others: parameters that are not covered; they get no gradient at all.
+        """
+        self.require_collected()
+        sums, self._sums = self._sums, None
+        assert sums is not None
+        bound = self.rule.max_grad_norm
+        sigma = noise_multiplier
+        if self.adaptation is not None:
+            count_noise = self.adaptation.noise_on_count(noise_multiplier, denominator)
+            sigma = adaptive_gradient_noise(noise_multiplier, count_noise)
+            self._adapt(noise_multiplier, denominator, reduce, draws_noise, sums.flat.device)
+        flat = sums.flat
+        # clipped sums are finite; an overflow on the way must not show that a record was there
+        torch.nan_to_num_(flat, nan=0.0, posinf=0.0, neginf=0.0)
+        if draws_noise:
+            self.noise.add_to(flat, sigma * bound)
+        reduced = reduce(flat)
+        if reduced is not flat:
+            flat.copy_(reduced)
+        flat.div_(denominator)
+        for parameter in sums.parameters():
+            parameter.grad = sums[parameter].to(parameter.dtype)
+        for parameter in others:
+            if parameter not in sums:
+                parameter.grad = None
+
+    def _adapt(
+        self,
+        noise_multiplier: float,
+        denominator: float,
+        reduce: Callable[[Tensor], Tensor],
+        draws_noise: bool,
+        device: torch.device,
+    ) -> None:
+        """Move the clipping norm by the noisy, centred count of unclipped records."""
+        adaptation = self.adaptation
+        assert adaptation is not None
+        centred = sum(0.5 * len(s.clipped) - float(s.clipped.sum()) for s in self.seen)
+        count = torch.tensor([centred], dtype=torch.float64, device=device)
+        if draws_noise and noise_multiplier > 0:
+            self.noise.add_to(count, adaptation.noise_on_count(noise_multiplier, denominator))
+        fraction = float(reduce(count)) / denominator + 0.5
+        self.rule.max_grad_norm = updated_clip_norm(
+            self.rule.max_grad_norm, fraction, adaptation.target_quantile, adaptation.learning_rate
+        )
+
+
+_RULES: dict[str, type[ClipRule]] = {
+    "flat": FlatClipping,
+    "per_layer": LayerClipping,
+    "automatic": AutomaticClipping,
+    "adaptive": FlatClipping,
+}
+
+
+def make_step(
+    settings: PrivacySettings, engine: PerSampleEngine, noise: NoiseSource, max_grad_norm: float
+) -> LogicalStep:
+    """The logical step that the settings describe, with the present clipping norm."""
+    adaptation = None
+    if settings.clipping == "adaptive":
+        adaptation = Adaptation(
+            settings.target_quantile, settings.clip_learning_rate, settings.count_noise
+        )
+    rule = _RULES[settings.clipping](max_grad_norm)
+    return LogicalStep(engine, rule, noise, adaptation, settings.physical_batch_size)
