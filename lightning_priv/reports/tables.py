@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Table"]
 
+_WIDTH = 100  # of a terminal
+
 Cell = str | int | float | bool | None
 Format = Literal["table", "json", "csv", "markdown"]
 
@@ -88,10 +90,26 @@ class Table:
     def _terminal(self) -> str:
         from rich.console import Console
 
-        console = Console(file=io.StringIO(), width=100)
+        # never cut a number: a wide table is turned on its side, or printed as wide as it is
+        wide = Console(file=io.StringIO(), width=10_000)
+        forms = [self.to_rich(), self._turned().to_rich()]
+        widths = [wide.measure(form).maximum for form in forms]
+        best = 0 if widths[0] <= _WIDTH or widths[0] <= widths[1] else 1
+        console = Console(file=io.StringIO(), width=max(_WIDTH, widths[best]))
         with console.capture() as capture:
-            console.print(self.to_rich(), markup=False)
-        return capture.get().rstrip()
+            console.print(forms[best], markup=False)
+        return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+
+    def _turned(self) -> "Table":
+        """The columns as rows; the first column becomes the heading."""
+        if not self.columns:
+            return self
+        names = [self.columns[0], *(_rounded(row[0]) for row in self.rows)]
+        rows = [
+            [name, *(row[position] for row in self.rows)]
+            for position, name in enumerate(self.columns)
+        ]
+        return Table(names, rows[1:], self.title)
 
     def _markdown(self) -> str:
         lines = [self.columns, ["---"] * len(self.columns)]

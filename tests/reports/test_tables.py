@@ -54,3 +54,13 @@ def test_wrong_rows_and_formats() -> None:
         Table(["a", "b"], [[1, 2], [3]])
     with pytest.raises(ValueError, match="format must be one of table, json, csv, markdown"):
         TABLE.render("yaml")  # type: ignore[arg-type]
+
+
+def test_a_wide_table_is_turned_and_no_number_is_cut() -> None:
+    columns = [f"a_rather_long_column_{i}" for i in range(12)]
+    text = Table(columns, [[1.2345 + i for i in range(12)], [7.5] * 12]).render()
+    assert all(name in text for name in columns)
+    assert "12.23" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+    tall = Table([f"column_{i:02}" for i in range(12)], [["x" * 12] * 12] * 30).render()
+    assert tall.count("x" * 12) == 360
