@@ -59,6 +59,7 @@ class Account:
         self._charged_pass: int | None = None
         self._calibrated_for: float | None = None
         self._bound: _Bound | None = None
+        self._told: tuple[object, float] | None = None
 
     @property
     def known(self) -> Spending:
@@ -83,6 +84,11 @@ class Account:
         return phase is not None and phase.explicit and phase.done == phase.planned
 
     @property
+    def costs(self) -> Counter[Cost]:
+        """Number of steps of each kind so far."""
+        return Counter() if self.spending is None else self.spending.costs
+
+    @property
     def expected_batch(self) -> float:
         """Expected number of records in a logical batch of the current phase."""
         return expected_batch(self.known.current.rates, self.known.num_records)
@@ -100,9 +106,11 @@ class Account:
         """The largest epsilon that any record has spent."""
         if self.spending is None:
             return 0.0
-        return self.spending.epsilon(
-            self.delta if delta is None else delta, accountant or self._settings.accountant
-        )
+        delta, accountant = delta or self.delta, accountant or self._settings.accountant
+        asked = (self.spending.costs, self.spending.num_records, delta, accountant)
+        if self._told is None or self._told[0] != asked:
+            self._told = asked, self.spending.epsilon(delta, accountant)
+        return self._told[1]
 
     def live_epsilon(self, steps_ahead: int) -> float:
         """An upper bound of epsilon for a display: that of at least ``steps_ahead`` more steps.

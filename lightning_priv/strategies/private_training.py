@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -24,21 +22,20 @@ from lightning_priv.errors import PrivacyError
 from lightning_priv.nn.per_sample import choose_engine, repair_modules
 from lightning_priv.strategies import checkpoint as ckpt
 from lightning_priv.strategies import validation
-from lightning_priv.strategies.account import UNLIMITED, Account
-from lightning_priv.strategies.account_view import AccountView
+from lightning_priv.strategies.account import UNLIMITED
 from lightning_priv.strategies.loader import check_loader, dataset_fingerprint
-from lightning_priv.strategies.noise import NoiseSource, make_noise
+from lightning_priv.strategies.noise import make_noise
 from lightning_priv.strategies.phases import Spending
 from lightning_priv.strategies.probe import ask_probe, call_training_step
 from lightning_priv.strategies.report import build_report, send_to_wandb, write_report
+from lightning_priv.strategies.resuming import ResumableAccount
 from lightning_priv.strategies.settings import PrivacySettings
 from lightning_priv.strategies.step import LogicalStep, make_step
-from lightning_priv.strategies.stream import Stream
 
 __all__ = ["PrivateTraining"]
 
 
-class PrivateTraining(AccountView, Strategy):
+class PrivateTraining(ResumableAccount):
     """Mix-in before a Lightning strategy: one batch of the loader is one accounted DP-SGD step.
 
     The loader yields this rank's share of the logical batch, possibly empty. ``training_step``
@@ -51,17 +48,9 @@ class PrivateTraining(AccountView, Strategy):
     """
 
     global_rank: int
-    world_size: int
 
     def __init__(self, settings: PrivacySettings, **base: Any) -> None:
-        super().__init__(**base)
-        self.settings = settings
-        self.account = Account(settings)
-        self._stream = Stream(settings)
-        self._noise: NoiseSource | None = None
-        self._clip_norm = settings.max_grad_norm
-        self._block: dict[str, Any] | None = None
-        self._fingerprint = ""
+        super().__init__(settings, **base)
         self._probed = "not run"
         self._batch: Drawn | None = None
         self._step: LogicalStep | None = None
@@ -117,38 +106,6 @@ class PrivateTraining(AccountView, Strategy):
 
     # ---------------------------------------------------------------- set-up, in Lightning's order
 
-    def load_checkpoint(
-        self, checkpoint_path: _PATH, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Read a checkpoint; when training resumes, go on with its privacy account."""
-        checkpoint = super().load_checkpoint(checkpoint_path, weights_only=weights_only)
-        if self._trainer.state.fn == TrainerFn.FITTING:
-            self._block = ckpt.check_block(checkpoint, self.settings)
-            if self._block is not None:
-                self.resume(self._block)
-                self._charge_abandoned(self._block)
-        return checkpoint
-
-    def resume(self, block: dict[str, Any]) -> None:
-        """Go on with the account of another run."""
-        self._block = block
-        self.account.restore(block["account"])
-        self._stream.position = block["position"]
-        self._clip_norm = block["max_grad_norm"]
-        self._fingerprint = block["dataset"]["fingerprint"]
-        if self.settings.deterministic:
-            self._stream.seed = None if block["seed"] is None else int(block["seed"], 16)
-            rank_zero_warn(
-                "DP-SGD: deterministic: noise and batches of the checkpoint are repeated"
-            )
-
-    def _charge_abandoned(self, block: dict[str, Any]) -> None:
-        if self.settings.count_abandoned:
-            costs = self._on_rank_zero(
-                lambda: ckpt.abandoned_costs(block, self.account.known, self._ledger_path)
-            )
-            self.account.charge_abandoned(costs)
-
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
         """Load weights, into repaired layers if the settings ask for them."""
         self._repair()
@@ -194,6 +151,11 @@ class PrivateTraining(AccountView, Strategy):
             raise MisconfigurationException(
                 f"training uses {len(loaders)} loaders; one data set and one loader can be sampled "
                 "privately: join the data sets with torch.utils.data.ConcatDataset"
+            )
+        if self.delta > 1 / self.account.known.num_records:
+            rank_zero_warn(
+                f"DP-SGD: delta {self.delta:.3g} is above 1/N: a mechanism that publishes a record "
+                "outright would pass; take delta: auto, or less than 1/N"
             )
         self._plan()
         s = self.settings
@@ -263,7 +225,7 @@ class PrivateTraining(AccountView, Strategy):
             )
         self._batch = None
         self.account.require_step()
-        self._follow_freezing()
+        self._follow_changes()
         step.begin(self._stream.pass_of(drawn))
         module = self._module
         if not module.automatic_optimization:
@@ -271,12 +233,15 @@ class PrivateTraining(AccountView, Strategy):
                 return call_training_step(module, batch, batch_idx)
         return step.run(module, batch, batch_idx, drawn.local)
 
-    def _follow_freezing(self) -> None:
-        """Watch other layers if some were frozen or unfrozen since the last step."""
+    def _follow_changes(self) -> None:
+        """Look again if layers were frozen or unfrozen, or hooks added, since the last step."""
         assert self._step is not None
         engine, part = self._step.engine, self._part
         now = {p for p in part.parameters() if p.requires_grad}
-        if now != set(engine.parameters):
+        hooked = any(p._backward_hooks for p in now) or any(
+            layer._backward_hooks or layer._backward_pre_hooks for layer in part.modules()
+        )
+        if hooked or now != set(engine.parameters):
             validation.check_module(self._module, part)
             engine.attach(part, self.settings.dp_module or "")
 
@@ -356,26 +321,6 @@ class PrivateTraining(AccountView, Strategy):
 
     # ---------------------------------------------------------------- afterwards
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None
-    ) -> None:
-        """Add what is needed to go on with the account."""
-        if self.account.spending is not None:
-            checkpoint[ckpt.KEY] = self.block()
-        super().save_checkpoint(checkpoint, filepath, storage_options)
-
-    def block(self) -> dict[str, Any]:
-        """What a resumed run needs to know of the account."""
-        return ckpt.make_block(
-            self.settings,
-            self.account,
-            self._stream,
-            self._noise,
-            self._clip_norm,
-            self._fingerprint,
-            self.world_size,
-        )
-
     def on_train_end(self) -> None:
         """Write the report."""
         super().on_train_end()
@@ -384,16 +329,13 @@ class PrivateTraining(AccountView, Strategy):
         quick = trainer.fast_dev_run  # type: ignore[attr-defined]
         if target is None or quick or not self.is_global_zero or self._step is None:
             return
-        report = build_report(
-            self.settings,
-            self.account,
-            {
-                "engine": self._step.engine.name,
-                "probe": self._probed if self.settings.probe else "switched off",
-                "precision": trainer.precision,
-                "world_size": self.world_size,
-            },
-        )
+        facts = {
+            "engine": self._step.engine.name,
+            "probe": self._probed if self.settings.probe else "switched off",
+            "precision": trainer.precision,
+            "world_size": self.world_size,
+        }
+        report = build_report(self.settings, self.account, facts)
         write_report(report, Path(folder) / "dp_report.json" if target == "auto" else Path(target))
         send_to_wandb(trainer.loggers, report)
 
@@ -413,23 +355,8 @@ class PrivateTraining(AccountView, Strategy):
     # ---------------------------------------------------------------- small helpers
 
     @property
-    def _module(self) -> LightningModule:
-        assert self.lightning_module is not None
-        return self.lightning_module
-
-    @property
     def _part(self) -> Module:
         return validation.protected(self._module, self.settings.dp_module)
-
-    @property
-    def _trainer(self) -> Trainer:
-        return self._module.trainer
-
-    @property
-    def _ledger_path(self) -> Path | None:
-        if self.settings.ledger == "auto":
-            return Path(self._trainer.default_root_dir) / "privacy_ledger.jsonl"
-        return None if self.settings.ledger is None else Path(self.settings.ledger)
 
     def _repair(self) -> None:
         if self.settings.fix_modules:
@@ -440,16 +367,3 @@ class PrivateTraining(AccountView, Strategy):
         if self.world_size > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
-
-    def _on_rank_zero(self, ask: Callable[[], Any]) -> Any:
-        """What rank zero finds, or its error, on every rank."""
-        answer: Any = None
-        if self.is_global_zero:
-            try:
-                answer = ask()
-            except PrivacyError as error:
-                answer = error
-        answer = self.broadcast(answer)
-        if isinstance(answer, PrivacyError):
-            raise answer
-        return answer

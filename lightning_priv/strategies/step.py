@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -79,6 +80,7 @@ class LogicalStep:
     _sums: GradientSums | None = None
     _size: int = 0
     _collected: bool = False
+    _warned: bool = False
 
     def begin(self, pass_number: int | None = None) -> None:
         """Forget whatever was collected and not released."""
@@ -190,6 +192,12 @@ class LogicalStep:
             self.seen.append(self.engine.finish(loss, self.rule, self._sums))
         finally:
             self.engine.abort()
+        if self.engine.unused and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"DP-SGD: {', '.join(self.engine.unused)} took no part in the loss; noise is added "
+                "to them all the same. Freeze what is not to be trained"
+            )
 
     def require_collected(self) -> None:
         """Raise if there is nothing to be released.

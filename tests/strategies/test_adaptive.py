@@ -4,12 +4,11 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from private_kit import Gradients, SmallModule, fit
+from private_kit import Gradients, SmallModule, fit, private
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_priv.functional import adaptive_gradient_noise
-from lightning_priv.strategies import DPSGDStrategy
 from lightning_priv.strategies.step import Adaptation
 
 
@@ -34,7 +33,7 @@ class Norms(pl.Callback):
 def run(norms, batch=64, epochs=30, **kwargs):
     data = TensorDataset(norms[:, None], torch.zeros(len(norms)))
     seen, gradients = Norms(), Gradients()
-    strategy = DPSGDStrategy(**{"clipping": "adaptive", "probe": False, **kwargs})
+    strategy = private(**{"clipping": "adaptive", "probe": False, **kwargs})
     fit(strategy, GivenNorms(), data, batch, max_epochs=epochs, callbacks=[seen, gradients])
     return strategy, seen.bounds, gradients.released
 
@@ -87,7 +86,7 @@ def test_the_gradient_gets_the_noise_that_is_left():
     sigma, count_noise = 1.0, 0.8
     strategy, bounds, released = run(
         torch.zeros(64),
-        epochs=400,
+        epochs=150,
         noise_multiplier=sigma,
         count_noise=count_noise,
         clip_learning_rate=1e-6,
@@ -100,7 +99,7 @@ def test_the_gradient_gets_the_noise_that_is_left():
     expected = adaptive_gradient_noise(sigma, count_noise)
     assert expected == pytest.approx(1.28, abs=0.01)
     assert abs(noise.std() / expected - 1) < 4.5 / (2 * len(noise)) ** 0.5
-    assert strategy.history == [(1.0, 1.0, 400)]
+    assert strategy.history == [(1.0, 1.0, 150)]
     assert len(set(bounds)) > 1
 
 

@@ -5,14 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from private_kit import SmallModule, fit
+from private_kit import SmallModule, fit, private
 from scipy.stats import beta
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_priv.accountants import delta as delta_of
 from lightning_priv.accountants import epsilon
-from lightning_priv.strategies import DPSGDStrategy
 
 SIGMA, BOUND, CANARIES = 1.0, 0.5, 50
 
@@ -52,7 +51,7 @@ class Canaries(SmallModule):
 def released(present, steps):
     """Coordinates of the released gradients: steps * CANARIES independent experiments."""
     records = torch.eye(CANARIES) * (1.0 if present else 0.0)
-    strategy = DPSGDStrategy(
+    strategy = private(
         noise_multiplier=SIGMA,
         max_grad_norm=BOUND,
         sample_rate=1.0,

@@ -6,6 +6,7 @@ from private_kit import (
     Gradients,
     SmallModule,
     fit,
+    private,
     small_data,
     small_module,
     weights,
@@ -42,7 +43,7 @@ def test_released_gradient_is_the_clipped_sum_over_the_expected_batch(engine, ph
             with torch.enable_grad():
                 expected.append(clipped_sum_by_hand(pl_module, data, rows, 0.3) / 16)
 
-    strategy = DPSGDStrategy(
+    strategy = private(
         noise_multiplier=0.0,
         max_grad_norm=0.3,
         deterministic=True,
@@ -79,7 +80,7 @@ class Silent(SmallModule):
 def test_noise_has_the_stated_law_and_is_drawn_once_a_step(noise_rng):
     seen = Gradients()
     net = nn.Linear(6, 300)
-    strategy = DPSGDStrategy(
+    strategy = private(
         noise_multiplier=2.0, max_grad_norm=0.5, noise_rng=noise_rng, probe=False, engine="hooks"
     )
     draws = []
@@ -122,24 +123,24 @@ def test_noise_does_not_depend_on_the_records():
 
 
 def test_noise_is_new_in_every_run():
-    results = [weights(fit(DPSGDStrategy(noise_multiplier=1.0))[1]) for _ in range(2)]
+    results = [weights(fit(private())[1]) for _ in range(2)]
     assert (results[0] - results[1]).abs().max() > 1e-2
     # not even the user's own seed makes it predictable
     pl.seed_everything(5)
-    first = weights(fit(DPSGDStrategy(noise_multiplier=1.0))[1])
+    first = weights(fit(private())[1])
     pl.seed_everything(5)
-    assert (first - weights(fit(DPSGDStrategy(noise_multiplier=1.0))[1])).abs().max() > 1e-2
+    assert (first - weights(fit(private())[1])).abs().max() > 1e-2
 
 
 def test_without_noise_and_clipping_it_is_plain_full_batch_training():
     data = small_data(dtype=torch.float64)
-    strategy = DPSGDStrategy(noise_multiplier=0.0, max_grad_norm=1e9, sample_rate=1.0)
-    trainer, private = fit(
+    strategy = private(noise_multiplier=0.0, max_grad_norm=1e9, sample_rate=1.0)
+    trainer, module = fit(
         strategy, small_module().double(), data, 96, precision="64-true", max_epochs=8
     )
     assert trainer.global_step == 8
     _, plain = fit("auto", small_module().double(), data, 96, precision="64-true", max_epochs=8)
-    torch.testing.assert_close(weights(private), weights(plain), rtol=0, atol=1e-12)
+    torch.testing.assert_close(weights(module), weights(plain), rtol=0, atol=1e-12)
 
 
 def test_the_raw_gradient_is_never_seen():
@@ -147,7 +148,7 @@ def test_the_raw_gradient_is_never_seen():
     module = small_module()
     before_zero_grad = []
     module.on_before_zero_grad = lambda optimizer: before_zero_grad.append(Gradients._flat(module))
-    strategy = DPSGDStrategy(noise_multiplier=1e-3, max_grad_norm=1.0)
+    strategy = private(noise_multiplier=1e-3, max_grad_norm=1.0)
     fit(strategy, module, callbacks=[seen])
     # only gradients released before (those of the last step) can be there
     last = [None, *seen.released]
@@ -205,7 +206,7 @@ def test_sensitivity_is_bounded_whatever_the_record():
             rates = [1.0] * 24
             rates[3] = rate
             seen = Gradients()
-            strategy = DPSGDStrategy(
+            strategy = private(
                 noise_multiplier=0.0,
                 max_grad_norm=0.7,
                 rates=rates,
@@ -230,19 +231,19 @@ def test_bf16_mixed_stays_close_to_float32():
 
 
 def test_noise_destroys_and_clipping_matters():
-    def accuracy(strategy, **kwargs):
+    def accuracy(strategy):
         module = small_module(lr=0.5)
-        fit(strategy, module, max_epochs=20, **kwargs)
+        fit(strategy, module, max_epochs=10)
         x, y = small_data(2000, seed=5).tensors
         return (module.net(x).argmax(1) == y).float().mean().item()
 
     assert accuracy("auto") > 0.9
-    assert accuracy(DPSGDStrategy(noise_multiplier=0.3)) > 0.75
-    drowned = [accuracy(DPSGDStrategy(noise_multiplier=1000.0)) for _ in range(3)]
+    assert accuracy(private(noise_multiplier=0.3)) > 0.75
+    drowned = [accuracy(private(noise_multiplier=1000.0)) for _ in range(3)]
     assert sum(drowned) / 3 < 0.62
     runs = []
     for bound in (0.01, 1.0):
-        strategy = DPSGDStrategy(noise_multiplier=0.0, max_grad_norm=bound, sample_rate=1.0)
+        strategy = private(noise_multiplier=0.0, max_grad_norm=bound, sample_rate=1.0)
         runs.append(weights(fit(strategy, max_epochs=3)[1]))
     assert (runs[0] - runs[1]).abs().max() > 1e-2
 
@@ -257,7 +258,7 @@ def test_hooks_are_gone_and_the_module_is_as_before():
         def on_train_batch_end(self, trainer, pl_module, *_):
             seen.update(pl_module.state_dict())
 
-    trainer, _ = fit(DPSGDStrategy(noise_multiplier=1.0), module, callbacks=[During()])
+    trainer, _ = fit(private(), module, callbacks=[During()])
     assert set(seen) == before == set(module.state_dict())
     for name, layer in module.named_modules():
         hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks)

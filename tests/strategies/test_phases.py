@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
-from private_kit import fit, quiet_trainer, small_data, small_module
+from private_kit import fit, private, quiet_trainer, small_data, small_module
 from torch.utils.data import DataLoader
 
 from lightning_priv.accountants import epsilon
@@ -62,13 +62,13 @@ def histories(strategy):
 
 
 def test_each_cohort_has_its_own_history():
-    strategy = DPSGDStrategy(noise_multiplier=1.0, delta=1e-4)
+    strategy = private(delta=1e-4)
     trainer, _ = learn(strategy)
     old = [(1.0, 0.5, 8), (1.5, 0.125, 12)]
     new = [(1.5, 0.25, 12)]
     assert trainer.global_step == strategy.steps == 20
     assert histories(strategy) == {60: old, 36: new}
-    assert strategy.epsilon() == max(epsilon(old, 1e-4), epsilon(new, 1e-4))
+    assert strategy.epsilon() == max(epsilon(old, 1e-4, "rdp"), epsilon(new, 1e-4, "rdp"))
     assert strategy.history == old
     assert (strategy.denominator, strategy.noise_multiplier) == (20.0, 1.5)
     assert strategy.sample_rate == 0.25
@@ -89,15 +89,15 @@ def test_records_join_as_often_as_their_rates_say():
             seen.append(batch[0].tolist())
             return self.loss(batch[1:])
 
-    strategy = DPSGDStrategy(noise_multiplier=1.0, probe=False)
-    strategy.set_phase(steps=300, rates=SECOND)
+    strategy = private(probe=False)
+    strategy.set_phase(steps=200, rates=SECOND)
     fit(strategy, Module(), Indexed(), max_epochs=1)
     counts = np.bincount(np.concatenate(seen), minlength=96)
     for cohort, rate in ((slice(0, 60), 0.125), (slice(60, 96), 0.25)):
-        trials = 300 * len(counts[cohort])
+        trials = 200 * len(counts[cohort])
         spread = (trials * rate * (1 - rate)) ** 0.5
         assert abs(counts[cohort].sum() - trials * rate) < 4 * spread
-    strategy = DPSGDStrategy(noise_multiplier=1.0, probe=False)
+    strategy = private(probe=False)
     seen.clear()
     strategy.set_phase(steps=20, rates=FIRST)
     fit(strategy, Module(), Indexed(), max_epochs=1)
@@ -105,10 +105,10 @@ def test_records_join_as_often_as_their_rates_say():
 
 
 def test_kill_and_resume_in_the_second_phase():
-    whole = DPSGDStrategy(noise_multiplier=1.0, delta=1e-4)
+    whole = private(delta=1e-4)
     with pytest.raises(Killed):
         learn(whole, kill_at=17)  # phase 1, step 9; the last checkpoint is that of step 15
-    resumed = DPSGDStrategy(noise_multiplier=1.0, delta=1e-4)
+    resumed = private(delta=1e-4)
     with pytest.warns(UserWarning, match="2 steps were made after the checkpoint"):
         learn(resumed, ckpt_path="ckpt/step=15.ckpt", first_done=True)
     # 12 steps were planned for phase 1: 9 by the first run, of which 2 were lost, and 5 more
@@ -120,11 +120,11 @@ def test_kill_and_resume_in_the_second_phase():
 
 
 def test_kill_and_resume_within_the_limit():
-    limit = epsilon([(1.0, 0.5, 8), (1.5, 0.125, 12)], 1e-4)
-    arguments = {"noise_multiplier": 1.0, "delta": 1e-4, "max_epsilon": limit + 1e-6}
+    limit = epsilon([(1.0, 0.5, 8), (1.5, 0.125, 12)], 1e-4, "rdp")
+    arguments = {"delta": 1e-4, "max_epsilon": limit + 1e-6}
     with pytest.raises(Killed):
-        learn(DPSGDStrategy(**arguments), kill_at=17)
-    resumed = DPSGDStrategy(**arguments)
+        learn(private(**arguments), kill_at=17)
+    resumed = private(**arguments)
     trainer, _ = learn(resumed, ckpt_path="ckpt/step=15.ckpt", first_done=True)
     assert histories(resumed)[60] == [(1.0, 0.5, 8), (1.5, 0.125, 12)]
     assert resumed.epsilon() <= limit + 1e-6
@@ -145,7 +145,7 @@ def test_phases_inside_one_fit():
 
     for workers in (0, 2):
         lengths.clear()
-        strategy = DPSGDStrategy(noise_multiplier=1.0)
+        strategy = private()
         strategy.set_phase(steps=8, rates=FIRST)
         loader = DataLoader(small_data(), batch_size=16, num_workers=workers)
         fit(strategy, loader=loader, max_epochs=2, callbacks=[Rounds(), Lengths()])
@@ -154,7 +154,7 @@ def test_phases_inside_one_fit():
 
 
 def test_a_phase_has_an_end():
-    strategy = DPSGDStrategy(noise_multiplier=1.0)
+    strategy = private()
     strategy.set_phase(steps=8, rates=FIRST)
     with pytest.raises(BudgetExceededError, match="the 8 steps of this phase are used up"):
         fit(strategy, max_epochs=2)
@@ -167,7 +167,7 @@ def test_set_phase_at_the_wrong_moment_is_an_error():
             if batch_idx == 2:
                 trainer.strategy.set_phase(steps=4, rates=SECOND)
 
-    strategy = DPSGDStrategy(noise_multiplier=1.0)
+    strategy = private()
     with pytest.raises(PrivacyError, match="after the loader of this epoch was made"):
         fit(strategy, callbacks=[Early()])
     with pytest.raises(ValueError, match="at least one step"):
@@ -201,10 +201,10 @@ def test_the_next_phase_is_in_the_checkpoint_of_the_epoch_before():
                 trainer.strategy.set_phase(steps=12, rates=SECOND)
 
     saved = ModelCheckpoint(dirpath="ckpt", save_on_train_epoch_end=True, filename="{epoch}")
-    strategy = DPSGDStrategy(noise_multiplier=1.0)
+    strategy = private()
     strategy.set_phase(steps=8, rates=FIRST)
     fit(strategy, max_epochs=1, callbacks=[Rounds(), saved], enable_checkpointing=True)
-    resumed = DPSGDStrategy(noise_multiplier=1.0)
+    resumed = private()
     fit(resumed, max_epochs=2, ckpt_path="ckpt/epoch=0.ckpt")
     assert histories(resumed)[60] == [(1.0, 0.5, 8), (1.0, 0.125, 12)]
 

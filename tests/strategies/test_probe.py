@@ -5,17 +5,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from private_kit import SmallModule, fit, small_data, small_module
+from private_kit import QUICK, SmallModule, fit, private, small_data, small_module
 from torch import nn
 from torch.nn import functional as nnf
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_priv.errors import PrivacyError
 from lightning_priv.strategies import DPSGDStrategy
-
-
-def private(**kwargs):
-    return DPSGDStrategy(**{"noise_multiplier": 1.0, **kwargs})
 
 
 class Contrastive(SmallModule):
@@ -97,7 +93,7 @@ def test_the_reduction_must_be_as_stated():
         fit(private(), Summed())
     with pytest.raises(PrivacyError, match="looks like a mean: set loss_reduction: mean"):
         fit(private(loss_reduction="sum"))
-    arguments = {"noise_multiplier": 1.0, "deterministic": True, "seed": 3, "max_grad_norm": 0.1}
+    arguments = {**QUICK, "deterministic": True, "seed": 3, "max_grad_norm": 0.1}
     torch.manual_seed(0)
     _, summed = fit(DPSGDStrategy(**arguments, loss_reduction="sum"), Summed())
     _, mean = fit(DPSGDStrategy(**arguments))

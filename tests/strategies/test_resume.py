@@ -32,7 +32,7 @@ def checkpoints(**kwargs):
 
 
 def train(max_epochs=3, ckpt_path=None, module=None, data=None, **strategy):
-    strategy = DPSGDStrategy(**strategy)
+    strategy = DPSGDStrategy(**{"accountant": "rdp", **strategy})
     saved = checkpoints() if ckpt_path is None else {}
     _, module = fit(strategy, module, data, max_epochs=max_epochs, ckpt_path=ckpt_path, **saved)
     return strategy, module
@@ -78,7 +78,7 @@ def test_steps_that_were_lost_are_spent(tmp_path):
     assert second.steps == 18  # of this training
     third, _ = train(noise_multiplier=1.0, ckpt_path="ckpt/step=4.ckpt")
     assert third.history == [(1.0, Q, 18 + 10 + 14)]
-    assert third.epsilon() == epsilon([(1.0, Q, 42)], third.delta)
+    assert third.epsilon() == epsilon([(1.0, Q, 42)], third.delta, "rdp")
     report = json.loads((tmp_path / "dp_report.json").read_text())
     assert report["abandoned_steps"] == 24
     assert report["steps"] == 18
@@ -143,7 +143,7 @@ def test_more_noise_after_a_resume_enters_the_history():
     train(noise_multiplier=1.0)
     strategy, _ = train(noise_multiplier=2.0, ckpt_path="ckpt/step=8.ckpt", count_abandoned=False)
     assert strategy.history == [(1.0, Q, 8), (2.0, Q, 10)]
-    assert strategy.epsilon() == epsilon(strategy.history, strategy.delta)
+    assert strategy.epsilon() == epsilon(strategy.history, strategy.delta, "rdp")
 
 
 def test_a_target_after_other_noise_takes_the_past_into_account():
@@ -232,3 +232,14 @@ def test_adaptive_clipping_norm_is_resumed():
 
     fit(strategy, ckpt_path="ckpt/step=16.ckpt", callbacks=[First()])
     assert seen[0] == block["max_grad_norm"]
+
+
+@pytest.mark.parametrize("ledger", ["auto", None])
+def test_going_back_within_a_process_forgets_nothing(ledger):
+    strategy = DPSGDStrategy(noise_multiplier=1.0, accountant="rdp", ledger=ledger)
+    trainer, module = fit(strategy, **checkpoints())
+    key = strategy._stream.seed
+    trainer.fit(module, DataLoader(small_data(), batch_size=16), ckpt_path="ckpt/step=8.ckpt")
+    assert strategy.history == [(1.0, Q, 28)]
+    assert strategy.steps == 18
+    assert strategy._stream.seed != key  # not the same batches again

@@ -1,6 +1,7 @@
 import lightning.pytorch as pl
 import pytest
 import torch
+import torch.utils.checkpoint
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
@@ -13,8 +14,10 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
 from private_kit import (
+    QUICK,
     SmallModule,
     fit,
+    private,
     quiet_trainer,
     small_data,
     small_module,
@@ -26,10 +29,6 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, WeightedRandom
 from lightning_priv.errors import PrivacyError, UnsupportedModuleError
 from lightning_priv.strategies import DPSGDDDPStrategy, DPSGDStrategy
 from lightning_priv.strategies.validation import check_trainer
-
-
-def private(**kwargs):
-    return DPSGDStrategy(**{"noise_multiplier": 1.0, **kwargs})
 
 
 @pytest.mark.parametrize(
@@ -346,7 +345,7 @@ class Manual(SmallModule):
 
 
 def test_manual_optimization_makes_the_same_steps():
-    arguments = {"noise_multiplier": 1.0, "deterministic": True, "seed": 3}
+    arguments = {**QUICK, "deterministic": True, "seed": 3}
     _, automatic = fit(DPSGDStrategy(**arguments), small_module(momentum=0.0), max_epochs=2)
     torch.manual_seed(0)
     manual = Manual()
@@ -423,3 +422,72 @@ def test_transfer_hooks_must_keep_one_row_a_record():
 def test_more_devices_than_one_need_the_other_strategy():
     with pytest.raises(MisconfigurationException, match="DPSGDDDPStrategy"):
         fit(private(), devices=2)
+
+
+def test_hooks_that_come_later_are_refused():
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if trainer.global_step == 2:
+                pl_module.net[0].weight.register_hook(lambda gradient: None)
+
+    for engine in ("hooks", "ghost"):
+        strategy = private(engine=engine)
+        with pytest.raises(
+            MisconfigurationException, match=r"'net\.0\.weight' has a gradient hook"
+        ):
+            fit(strategy, callbacks=[Watch()])
+        assert strategy.steps == 2
+
+
+class PartlyUsed(SmallModule):
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Linear(3, 3)
+
+
+def test_an_unused_layer_gets_noise_and_a_warning():
+    for engine in ("hooks", "ghost", "functorch"):
+        module = PartlyUsed()
+        before = module.spare.weight.detach().clone()
+        with pytest.warns(UserWarning, match=r"'spare\.weight', 'spare\.bias' took no part"):
+            fit(private(engine=engine), module, max_epochs=1)
+        assert (module.spare.weight - before).abs().max() > 1e-3
+
+
+def test_a_delta_above_one_over_n_is_warned_of():
+    with pytest.warns(UserWarning, match=r"delta 0\.01.* is above 1/N"):
+        fit(private(delta=0.01), data=small_data(192), max_epochs=1)
+
+
+def test_another_data_set_in_mid_training_is_refused():
+    class Growing(pl.LightningDataModule):
+        records = 96
+
+        def train_dataloader(self):
+            self.records += 10
+            return DataLoader(small_data(self.records), batch_size=16)
+
+    trainer = quiet_trainer(private(), reload_dataloaders_every_n_epochs=1)
+    with pytest.raises(PrivacyError, match=r"about 106 records .* now has 116"):
+        trainer.fit(small_module(), datamodule=Growing())
+    same = private()
+    trainer = quiet_trainer(same, reload_dataloaders_every_n_epochs=1)
+    trainer.fit(small_module(), DataLoader(small_data(), batch_size=16))
+    assert same.history == [(1.0, 1 / 6, 18)]
+
+
+def test_activation_checkpointing_changes_nothing():
+    class Checkpointed(SmallModule):
+        def loss(self, batch):
+            x, y = batch
+            h = torch.utils.checkpoint.checkpoint(self.net[:2], x, use_reentrant=False)
+            return nn.functional.cross_entropy(self.net[2](h), y)
+
+    arguments = {**QUICK, "deterministic": True, "seed": 3}
+    for engine in ("hooks", "ghost"):
+        results = []
+        for kind in (SmallModule, Checkpointed):
+            torch.manual_seed(0)
+            strategy = DPSGDStrategy(**arguments, engine=engine, probe=engine == "hooks")
+            results.append(weights(fit(strategy, kind(), max_epochs=1)[1]))
+        torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-6)

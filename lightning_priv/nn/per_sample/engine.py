@@ -50,6 +50,10 @@ class PerSampleEngine(ABC):
 
     Args:
         loss_reduction: whether the loss is the mean or the sum of the records' losses.
+
+    Attributes:
+        layers: the trainable layers watched.
+        unused: names of parameters that took no part in the last batch.
     """
 
     name: ClassVar[str]
@@ -59,6 +63,7 @@ class PerSampleEngine(ABC):
     def __init__(self, loss_reduction: Literal["mean", "sum"] = "mean") -> None:
         self.loss_reduction = loss_reduction
         self.layers: list[Layer] = []
+        self.unused: list[str] = []
         self._layer_of: dict[Parameter, int] = {}
         self._size = 0
 
@@ -81,6 +86,14 @@ class PerSampleEngine(ABC):
         numbers = {n: i for i, n in enumerate(sorted(set(self._layer_of.values())))}
         self._layer_of = {p: numbers[n] for p, n in self._layer_of.items()}
         self._attach(module)
+
+    def name_of(self, parameter: Parameter) -> str:
+        """Dotted name of a parameter, in quotes."""
+        for layer in self.layers:
+            for name, candidate in layer.module.named_parameters():
+                if candidate is parameter:
+                    return f"'{layer.name}.{name}'"
+        return "a parameter"
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -130,6 +143,8 @@ class PerSampleEngine(ABC):
 
     def _squares(self, squares: Mapping[Parameter, Tensor]) -> tuple[Tensor, Tensor]:
         """Squared norms (parameters, records) and the layer number of each parameter."""
+        missing = [p for p in self._layer_of if p not in squares]
+        self.unused = [self.name_of(p) for p in missing]
         layers = torch.tensor([self._layer_of[p] for p in squares])
         stacked = torch.stack(list(squares.values()))
         return stacked, layers.to(stacked.device)

@@ -103,7 +103,7 @@ class GhostEngine(PerSampleEngine):
             # behind a shut valve a custom autograd.Function may still pass zeros on
             if gradient is not None and bool(gradient.ne(0).any()):
                 raise UnsupportedModuleError(
-                    f"{self._name_of(parameter)} is used by training_step outside its layer's "
+                    f"{self.name_of(parameter)} is used by training_step outside its layer's "
                     "forward pass, where no gradient of single records can be had; move that into "
                     "forward"
                 )
@@ -189,13 +189,6 @@ class GhostEngine(PerSampleEngine):
                 self._several[parameter] = self._several[parameter] + gradients
             else:
                 self._several[parameter] = gradients
-
-    def _name_of(self, parameter: Parameter) -> str:
-        for layer in self.layers:
-            for name, candidate in layer.module.named_parameters():
-                if candidate is parameter:
-                    return f"'{layer.name}.{name}'"
-        return "a parameter"
 
 
 def _norms_are_cheap(layer: Layer, call: Call, gradient: Tensor) -> bool:

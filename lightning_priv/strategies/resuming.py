@@ -1,0 +1,135 @@
+"""Checkpoints that carry the privacy account, and training that goes on with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_priv.errors import PrivacyError
+from lightning_priv.strategies import checkpoint as ckpt
+from lightning_priv.strategies.account import Account
+from lightning_priv.strategies.account_view import AccountView
+from lightning_priv.strategies.noise import NoiseSource
+from lightning_priv.strategies.phases import Cost
+from lightning_priv.strategies.settings import PrivacySettings
+from lightning_priv.strategies.stream import Stream
+
+__all__ = ["ResumableAccount"]
+
+
+class ResumableAccount(AccountView, Strategy):
+    """The part of a private strategy that outlives a process.
+
+    Args:
+        settings: arguments of the strategy.
+        **base: arguments of the Lightning strategy behind.
+    """
+
+    world_size: int
+
+    def __init__(self, settings: PrivacySettings, **base: Any) -> None:
+        super().__init__(**base)
+        self.settings = settings
+        self.account = Account(settings)
+        self._stream = Stream(settings)
+        self._noise: NoiseSource | None = None
+        self._clip_norm = settings.max_grad_norm
+        self._fingerprint = ""
+        self._block: dict[str, Any] | None = None
+
+    def load_checkpoint(
+        self, checkpoint_path: _PATH, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; when training resumes, go on with its privacy account."""
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only=weights_only)
+        if self._trainer.state.fn == TrainerFn.FITTING:
+            self._block = ckpt.check_block(checkpoint, self.settings)
+            if self._block is not None:
+                made_here = self.account.costs
+                self.resume(self._block)
+                self._charge_abandoned(self._block, made_here)
+        return checkpoint
+
+    def resume(self, block: dict[str, Any]) -> None:
+        """Go on with the account of another run."""
+        self._block = block
+        self.account.restore(block["account"])
+        self._stream.position = block["position"]
+        self._clip_norm = block["max_grad_norm"]
+        self._fingerprint = block["dataset"]["fingerprint"]
+        self._noise = None
+        # steps that come again must not have the batches and the noise that they had before
+        self._stream.seed = None
+        if self.settings.deterministic:
+            self._stream.seed = None if block["seed"] is None else int(block["seed"], 16)
+            rank_zero_warn(
+                "DP-SGD: deterministic: noise and batches of the checkpoint are repeated"
+            )
+
+    def _charge_abandoned(self, block: dict[str, Any], made_here: Counter[Cost]) -> None:
+        """Charge what was made after the checkpoint, by other processes or by this very one."""
+        if not self.settings.count_abandoned:
+            return
+        if block["ledger"] is None:
+            self.account.charge_abandoned(made_here - self.account.costs)
+            return
+        costs = self._on_rank_zero(
+            lambda: ckpt.abandoned_costs(block, self.account.known, self._ledger_path)
+        )
+        self.account.charge_abandoned(costs)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None
+    ) -> None:
+        """Add what is needed to go on with the account."""
+        if self.account.spending is not None:
+            checkpoint[ckpt.KEY] = self.block()
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def block(self) -> dict[str, Any]:
+        """What a resumed run needs to know of the account."""
+        return ckpt.make_block(
+            self.settings,
+            self.account,
+            self._stream,
+            self._noise,
+            self._clip_norm,
+            self._fingerprint,
+            self.world_size,
+        )
+
+    @property
+    def _module(self) -> LightningModule:
+        assert self.lightning_module is not None
+        return self.lightning_module
+
+    @property
+    def _trainer(self) -> Trainer:
+        return self._module.trainer
+
+    @property
+    def _ledger_path(self) -> Path | None:
+        if self.settings.ledger == "auto":
+            return Path(self._trainer.default_root_dir) / "privacy_ledger.jsonl"
+        return None if self.settings.ledger is None else Path(self.settings.ledger)
+
+    def _on_rank_zero(self, ask: Callable[[], Any]) -> Any:
+        """What rank zero finds, or its error, on every rank."""
+        answer: Any = None
+        if self.is_global_zero:
+            try:
+                answer = ask()
+            except PrivacyError as error:
+                answer = error
+        answer = self.broadcast(answer)
+        if isinstance(answer, PrivacyError):
+            raise answer
+        return answer
