@@ -1,7 +1,7 @@
 """Make an existing Lightning project private by changing one line.
 
-Everything down to ``train`` is a project as its users write it: a module with batch norm, Adam and a
-schedule, a data module, callbacks. The line that changes is ``strategy``:
+Everything down to ``train`` is a project as its users write it: a module with batch norm, Adam and
+a schedule, a data module, callbacks. The line that changes is ``strategy``:
 
     python examples/add_dp.py               one process, first plain, then private
     python examples/add_dp.py --devices 2   two processes, private
