@@ -127,7 +127,7 @@ class Witness(pl.Callback):
         os.close(file)
 
 
-def train_to_be_killed(folder, ckpt_path, answers):
+def train_to_be_killed(folder, ckpt_path, epochs, answers):
     """In a process of its own: train in ``folder`` and tell the history at the end."""
     os.chdir(folder)
     torch.set_num_threads(1)
@@ -137,7 +137,7 @@ def train_to_be_killed(folder, ckpt_path, answers):
     fit(
         strategy,
         ckpt_path=ckpt_path,
-        max_epochs=20,
+        max_epochs=epochs,
         callbacks=[saved, Witness("witness")],
         enable_checkpointing=True,
     )

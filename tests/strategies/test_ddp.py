@@ -1,5 +1,6 @@
 """Two gloo processes against one: the same batches, one draw of noise, the same weights."""
 
+import json
 import logging
 import os
 import subprocess
@@ -249,3 +250,44 @@ def _different_start(rank, folder):
     module = small_module(seed=rank)
     fit_on(rank, folder, {"noise_multiplier": 1.0}, module=module, max_epochs=1)
     return weights(module)
+
+
+def test_the_example_runs_on_two_processes(tmp_path):
+    """An ordinary project, private by one line."""
+    script = Path(__file__).parents[2] / "examples/add_dp.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--devices", "2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("private: accuracy 0.")
+    assert "in 72 steps" in last
+    spent = float(last.split("epsilon ")[1].split()[0])
+    assert 2.95 <= spent <= 3.0
+
+
+def test_the_command_line_starts_two_processes(tmp_path):
+    configs = Path(__file__).parents[2] / "configs"
+    words = ["fit", "--config", configs / "demo/dpsgd_ddp_digits.yaml"]
+    words += ["--config", configs / "base/fast.yaml", "--trainer.enable_progress_bar", "false"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_priv", *map(str, words)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (report,) = tmp_path.rglob("dp_report.json")
+    told = json.loads(report.read_text())
+    assert told["world_size"] == 2
+    [[sigma, rate, steps]] = told["cohorts"][0]["history"]
+    assert steps == 8
+    assert rate == 256 / told["sampling"]["records"]
+    assert told["epsilon"]["pld"] == epsilon([(sigma, rate, steps)], told["delta"])
+    (ledger,) = tmp_path.rglob("privacy_ledger.jsonl")
+    assert ledger.read_text().count('"step"') == 8  # rank zero alone writes
