@@ -163,13 +163,11 @@ class Account:
         """
         spending = self.known
         expected = expected_batch(rates, spending.num_records)
-        phase = Phase(
-            noise_multiplier,
-            rates,
-            max(expected, 1e-12) if denominator is None else denominator,
-            steps,
-            explicit,
-        )
+        if expected <= 0:
+            raise ValueError(
+                "all rates are 0: no record would ever be used; give some a rate above"
+            )
+        phase = Phase(noise_multiplier, rates, denominator or expected, steps, explicit)
         current = spending.phases[-1] if spending.phases else None
         if explicit and noise_multiplier is None:
             before = self._settings if current is None else current

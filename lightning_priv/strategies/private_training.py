@@ -159,6 +159,11 @@ class PrivateTraining(ResumableAccount):
             )
         self._plan()
         s = self.settings
+        if s.deterministic:
+            rank_zero_warn(
+                "DP-SGD: deterministic: whoever knows the seed or a checkpoint can subtract the "
+                "noise; for tests only"
+            )
         share = self.account.expected_batch / self.world_size
         mixed = self._trainer.precision == "bf16-mixed"
         engine = choose_engine(

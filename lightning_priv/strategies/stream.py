@@ -12,7 +12,7 @@ from lightning_priv.data.sampling import Drawn, GlobalSampler, PoissonSampler, S
 from lightning_priv.errors import PrivacyError
 from lightning_priv.strategies.account import Account
 from lightning_priv.strategies.loader import PrivateLoader, private_loader
-from lightning_priv.strategies.phases import Phase, as_rates, expected_batch
+from lightning_priv.strategies.phases import Phase, as_rates
 from lightning_priv.strategies.settings import PrivacySettings
 
 __all__ = ["Stream"]
@@ -88,7 +88,7 @@ class Stream:
         phase, records = account.known.current, account.known.num_records
         if phase.explicit and phase.planned is not None:
             return phase.planned
-        return max(1, round(records / max(expected_batch(phase.rates, records), 1e-12)))
+        return max(1, round(records / account.expected_batch))
 
     def begin_phase(self, account: Account, batch_size: int | None = None) -> None:
         """Make the phase current that was asked for, or the one that the settings describe."""

@@ -143,12 +143,13 @@ def test_without_noise_and_clipping_it_is_plain_full_batch_training():
     torch.testing.assert_close(weights(module), weights(plain), rtol=0, atol=1e-12)
 
 
-def test_the_raw_gradient_is_never_seen():
+@pytest.mark.parametrize("engine", ["hooks", "ghost", "functorch"])
+def test_the_raw_gradient_is_never_seen(engine):
     seen = Gradients()
     module = small_module()
     before_zero_grad = []
     module.on_before_zero_grad = lambda optimizer: before_zero_grad.append(Gradients._flat(module))
-    strategy = private(noise_multiplier=1e-3, max_grad_norm=1.0)
+    strategy = private(noise_multiplier=1e-3, engine=engine)
     fit(strategy, module, callbacks=[seen])
     # only gradients released before (those of the last step) can be there
     last = [None, *seen.released]
@@ -185,6 +186,23 @@ def test_workers_and_empty_batches():
     same = DPSGDStrategy(**REPEATABLE)
     _, other = fit(same, batch_size=2, max_epochs=1)
     assert torch.equal(weights(module), weights(other))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_batch_is_used_twice_although_workers_draw_ahead(workers):
+    used = []
+
+    class Used(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            used.append(batch[0].double().sum().item())
+
+    loader = DataLoader(small_data(), batch_size=16, num_workers=workers)
+    strategy = DPSGDStrategy(**REPEATABLE)
+    fit(strategy, loader=loader, limit_train_batches=4, callbacks=[Used()], max_epochs=3)
+    data = small_data().tensors[0].double()
+    stream = PoissonSampler(1 / 6, 96, 12, 7)
+    expected = [data[stream.select(step)].sum().item() for step in range(12)]
+    assert used == pytest.approx(expected, abs=1e-4)
 
 
 def test_denominator_is_the_expected_batch_and_can_be_given():

@@ -174,6 +174,8 @@ def test_set_phase_at_the_wrong_moment_is_an_error():
         strategy.set_phase(steps=0, rates=0.1)
     with pytest.raises(ValueError, match=r"shape \(3,\) for 96 records"):
         strategy.set_phase(steps=1, rates=[0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="all rates are 0"):
+        strategy.set_phase(steps=1, rates=0.0)
     shuffled = DPSGDStrategy(
         noise_multiplier=1.0, sampling="shuffle", neighbouring="replace_special"
     )
