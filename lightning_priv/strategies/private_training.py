@@ -52,6 +52,7 @@ class PrivateTraining(ResumableAccount):
     def __init__(self, settings: PrivacySettings, **base: Any) -> None:
         super().__init__(settings, **base)
         self._probed = "not run"
+        self._log_folder = Path()
         self._batch: Drawn | None = None
         self._step: LogicalStep | None = None
         self._guards: list[RemovableHandle] = []
@@ -157,6 +158,8 @@ class PrivateTraining(ResumableAccount):
                 f"DP-SGD: delta {self.delta:.3g} is above 1/N: a mechanism that publishes a record "
                 "outright would pass; take delta: auto, or less than 1/N"
             )
+        # asked for now, because all ranks have to ask
+        self._log_folder = Path(self._trainer.log_dir or self._trainer.default_root_dir)
         self._plan()
         s = self.settings
         if s.deterministic:
@@ -329,8 +332,15 @@ class PrivateTraining(ResumableAccount):
     def on_train_end(self) -> None:
         """Write the report."""
         super().on_train_end()
+        self._write_report()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Write the report of a training that was broken off, for its steps are spent."""
+        super().on_exception(exception)
+        self._write_report()
+
+    def _write_report(self) -> None:
         trainer, target = self._trainer, self.settings.report
-        folder = trainer.log_dir or trainer.default_root_dir
         quick = trainer.fast_dev_run  # type: ignore[attr-defined]
         if target is None or quick or not self.is_global_zero or self._step is None:
             return
@@ -341,7 +351,8 @@ class PrivateTraining(ResumableAccount):
             "world_size": self.world_size,
         }
         report = build_report(self.settings, self.account, facts)
-        write_report(report, Path(folder) / "dp_report.json" if target == "auto" else Path(target))
+        path = self._log_folder / "dp_report.json" if target == "auto" else Path(target)
+        write_report(report, path)
         send_to_wandb(trainer.loggers, report)
 
     def teardown(self) -> None:

@@ -18,6 +18,10 @@ from lightning_priv.strategies.settings import PrivacySettings
 
 __all__ = ["build_report", "package_versions", "send_to_wandb", "write_report"]
 
+_SUMMARY = (
+    *("unit", "relation", "mechanism", "sampling", "delta"),
+    *("epsilon_by", "steps", "cohorts", "not_covered"),
+)
 _RELATIONS = {
     "add_remove": "two training sets are neighbours if one record is added or removed",
     "replace_special": "two training sets are neighbours if one record is replaced by an empty "
@@ -102,15 +106,7 @@ def send_to_wandb(loggers: Sequence[Logger], report: Mapping[str, Any]) -> None:
             summary = logger.experiment.summary
             for accountant, value in report["epsilon"].items():
                 summary[f"privacy/report/epsilon_{accountant}"] = value
-            for key in (
-                "unit",
-                "relation",
-                "delta",
-                "steps",
-                "epsilon_by",
-                "not_covered",
-                "cohorts",
-            ):
+            for key in _SUMMARY:
                 summary[f"privacy/report/{key}"] = report[key]
 
 

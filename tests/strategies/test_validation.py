@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
+from lightning.pytorch.tuner import Tuner
 from private_kit import (
     QUICK,
     SmallModule,
@@ -47,6 +48,14 @@ def test_trainer_flags_that_would_break_the_statement(flags, words):
     strategy = private()
     with pytest.raises(MisconfigurationException, match=words):
         fit(strategy, **flags)
+    assert strategy.steps == 0
+
+
+def test_the_tuner_is_refused():
+    strategy = private()
+    trainer = quiet_trainer(strategy)
+    with pytest.raises(MisconfigurationException, match="LearningRateFinder trains on the data"):
+        Tuner(trainer).lr_find(small_module(), DataLoader(small_data(), batch_size=16))
     assert strategy.steps == 0
 
 

@@ -182,6 +182,17 @@ def test_report_names_what_is_and_is_not_covered(tmp_path):
     assert not Path("none/dp_report.json").exists()
 
 
+def test_a_training_that_breaks_off_is_reported_too():
+    class Breaks(SmallModule):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            if self.global_step == 4:
+                raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        fit(DPSGDStrategy(noise_multiplier=1.0), Breaks())
+    assert json.loads(Path("dp_report.json").read_text())["steps"] == 4
+
+
 def test_report_goes_to_the_summary_of_wandb(monkeypatch):
     from lightning.pytorch.loggers import WandbLogger
 
@@ -192,6 +203,7 @@ def test_report_goes_to_the_summary_of_wandb(monkeypatch):
     summary = logger.experiment.summary
     assert summary["privacy/report/epsilon_pld"] == strategy.epsilon()
     assert summary["privacy/report/relation"] == "add_remove"
+    assert summary["privacy/report/mechanism"]["max_grad_norm"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["dpsgd_digits", "dpsgd_ddp_digits"])

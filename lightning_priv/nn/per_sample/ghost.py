@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -20,8 +19,6 @@ from lightning_priv.nn.per_sample.sums import GradientSums
 from lightning_priv.nn.per_sample.taps import LayerTaps
 
 __all__ = ["GhostEngine"]
-
-_NORM_SAMPLERS = GradSampleModuleFastGradientClipping.NORM_SAMPLERS
 
 
 class GhostEngine(PerSampleEngine):
@@ -175,7 +172,7 @@ class GhostEngine(PerSampleEngine):
         once = all(self._taps.uses[p] == 1 for p in layer.parameters)
         gradient = output_gradients[0] if output_gradients else None
         if once and gradient is not None and _norms_are_cheap(layer, call, gradient):
-            sampler = _NORM_SAMPLERS[type(layer.module)]
+            sampler = _norm_samplers()[type(layer.module)]
             inputs = [t for t in (*call.args, *call.kwargs.values()) if isinstance(t, Tensor)]
             for parameter, norms in sampler(layer.module, inputs, gradient).items():
                 layer.check_rows(parameter, norms.shape[0], call.size)
@@ -191,10 +188,16 @@ class GhostEngine(PerSampleEngine):
                 self._several[parameter] = gradients
 
 
+def _norm_samplers() -> dict[type[nn.Module], Any]:
+    from opacus.grad_sample import GradSampleHooksFastGradientClipping as FastClipping
+
+    return FastClipping.NORM_SAMPLERS
+
+
 def _norms_are_cheap(layer: Layer, call: Call, gradient: Tensor) -> bool:
     """Whether Opacus' norm sampler covers this call and is cheaper than the gradients."""
     module = layer.module
-    if layer.functorch or type(module) not in _NORM_SAMPLERS:
+    if layer.functorch or type(module) not in _norm_samplers():
         return False
     if isinstance(module, nn.Linear):
         if gradient.dim() == 3:

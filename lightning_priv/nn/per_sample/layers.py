@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from opacus.grad_sample import GradSampleHooks
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -108,7 +107,7 @@ def _walk(module: nn.Module, name: str, force_functorch: bool, seen: set[int]) -
 
 def _opacus_is_right_for(module: nn.Module) -> bool:
     """Whether Opacus has a grad sampler for exactly this configuration of the layer."""
-    if type(module) not in GradSampleHooks.GRAD_SAMPLERS:
+    if type(module) not in _grad_samplers():
         return False
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         # its grad sampler pads with zeros only, and takes padding of Conv3d as numbers only
@@ -117,6 +116,12 @@ def _opacus_is_right_for(module: nn.Module) -> bool:
     if isinstance(module, nn.LayerNorm):
         return module.bias is not None  # read without a test for None
     return True
+
+
+def _grad_samplers() -> dict[type[nn.Module], Any]:
+    from opacus.grad_sample import GradSampleHooks  # seconds of imports, for private runs only
+
+    return GradSampleHooks.GRAD_SAMPLERS
 
 
 def _opacus_gradients(layer: Layer, call: Call, output_gradient: Tensor | None) -> Gradients:
@@ -129,7 +134,7 @@ def _opacus_gradients(layer: Layer, call: Call, output_gradient: Tensor | None) 
             f"EmbeddingBag at '{layer.name}' was called without offsets; call it with (indices, "
             "offsets) or use Embedding and sum"
         )
-    sampler = GradSampleHooks.GRAD_SAMPLERS[type(module)]
+    sampler = _grad_samplers()[type(module)]
     gradients: dict[Parameter, Tensor] = sampler(module, inputs, output_gradient)
     if isinstance(module, nn.Embedding) and module.padding_idx is not None:
         # autograd gives this row no gradient; Opacus' grad sampler does
