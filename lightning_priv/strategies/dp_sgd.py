@@ -39,8 +39,9 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         clipping: one norm for all layers, one for each, normalisation, or a norm that follows a
             quantile of the gradient norms (its noisy count is paid for).
         accountant: which accountant decides.
-        sampling: ``shuffle`` takes batches of fixed size; epsilon then counts without
-        amplification. rates: inclusion probability of each record, or a .npy or .json file of them.
+        sampling: ``shuffle`` takes batches of fixed size; epsilon is then counted without
+            amplification by subsampling.
+        rates: inclusion probability of each record, or a .npy or .json file of them.
         sample_rate: inclusion probability of all records; default: batch_size * processes / N.
         steps_per_epoch: steps of one epoch; default: 1 / rate.
         denominator: what sums are divided by; default: the expected batch size.
@@ -59,8 +60,9 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         allow_dataset_change: resume on another data set, charging every record with all steps.
         count_abandoned: on resume, count steps that the ledger has and the checkpoint does not.
         log_private: let ClippingMonitor log ``private/...``, which epsilon does not cover.
-        report: where the report goes; ``auto`` is dp_report.json in the log directory, null
-        nowhere. target_quantile: adaptive clipping: fraction of records to leave unclipped.
+        report: where the report goes; ``auto`` is dp_report.json in the log directory, null is
+            nowhere.
+        target_quantile: adaptive clipping: fraction of records to leave unclipped.
         clip_learning_rate: adaptive clipping: rate of the geometric update.
         count_noise: adaptive clipping: noise on the number of unclipped records.
     """
@@ -142,8 +144,9 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         clipping: one norm for all layers, one for each, normalisation, or a norm that follows a
             quantile of the gradient norms (its noisy count is paid for).
         accountant: which accountant decides.
-        sampling: ``shuffle`` takes batches of fixed size; epsilon then counts without
-        amplification. rates: inclusion probability of each record, or a .npy or .json file of them.
+        sampling: ``shuffle`` takes batches of fixed size; epsilon is then counted without
+            amplification by subsampling.
+        rates: inclusion probability of each record, or a .npy or .json file of them.
         sample_rate: inclusion probability of all records; default: batch_size * processes / N.
         steps_per_epoch: steps of one epoch; default: 1 / rate.
         denominator: what sums are divided by; default: the expected batch size.
@@ -162,8 +165,9 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         allow_dataset_change: resume on another data set, charging every record with all steps.
         count_abandoned: on resume, count steps that the ledger has and the checkpoint does not.
         log_private: let ClippingMonitor log ``private/...``, which epsilon does not cover.
-        report: where the report goes; ``auto`` is dp_report.json in the log directory, null
-        nowhere. target_quantile: adaptive clipping: fraction of records to leave unclipped.
+        report: where the report goes; ``auto`` is dp_report.json in the log directory, null is
+            nowhere.
+        target_quantile: adaptive clipping: fraction of records to leave unclipped.
         clip_learning_rate: adaptive clipping: rate of the geometric update.
         count_noise: adaptive clipping: noise on the number of unclipped records.
         process_group_backend: ``gloo`` or ``nccl``; default: by device.
