@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,12 @@ Cost = tuple[float, float, str]
 Rates = npt.NDArray[np.float64]
 
 _MANY_COHORTS = 64
+
+
+class _Known(NamedTuple):
+    rates: Rates
+    largest: float
+    digest: str
 
 
 @dataclass
@@ -45,18 +51,31 @@ class Phase:
     explicit: bool = False
     abandoned: bool = False
     done: int = 0
+    _known: _Known | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def sample_rate(self) -> float:
         """The largest inclusion probability of a record."""
-        return float(self.rates.max())
+        return self._facts().largest
 
     @property
     def digest(self) -> str:
         """Short hash by which the rates are recognised."""
-        return hashlib.sha256(repr(self.rates.shape).encode() + self.rates.tobytes()).hexdigest()[
-            :16
-        ]
+        return self._facts().digest
+
+    def _facts(self) -> _Known:
+        """Largest rate and hash, computed once for an array that may have a million entries."""
+        if self._known is None or self._known.rates is not self.rates:
+            content = repr(self.rates.shape).encode() + self.rates.tobytes()
+            digest = hashlib.sha256(content).hexdigest()[:16]
+            self._known = _Known(self.rates, float(self.rates.max()), digest)
+        return self._known
+
+    def state(self) -> dict[str, Any]:
+        """Plain types and a tensor, for a checkpoint."""
+        names = [f.name for f in fields(self) if f.init]
+        state = {name: getattr(self, name) for name in names}
+        return {**state, "rates": torch.from_numpy(np.array(self.rates))}
 
     @property
     def cost(self) -> Cost:
@@ -88,6 +107,9 @@ class Spending:
 
     num_records: int
     phases: list[Phase] = field(default_factory=list)
+    _groups: tuple[object, list[tuple[int, int]]] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
 
     @property
     def current(self) -> Phase:
@@ -124,15 +146,8 @@ class Spending:
 
     def cohorts(self) -> list[Cohort]:
         """Groups of records with equal histories, in the order of their rates, largest first."""
-        labels = np.zeros(self.num_records, dtype=np.int64)
-        for phase in self.phases:
-            if phase.rates.ndim:
-                _, inverse = np.unique(phase.rates, return_inverse=True)
-                _, labels = np.unique(labels * self.num_records + inverse, return_inverse=True)
-        _, first, counts = np.unique(labels, return_index=True, return_counts=True)
         cohorts = [
-            Cohort(int(count), self._history_of(int(record)))
-            for record, count in zip(first, counts, strict=True)
+            Cohort(count, self._history_of(record)) for record, count in self._cohort_heads()
         ]
         return sorted(cohorts, key=lambda c: [q for _, q, _ in c.history], reverse=True)
 
@@ -189,10 +204,7 @@ class Spending:
         """Plain types and tensors, for a checkpoint."""
         return {
             "num_records": self.num_records,
-            "phases": [
-                {**vars(phase), "rates": torch.from_numpy(np.array(phase.rates))}
-                for phase in self.phases
-            ],
+            "phases": [phase.state() for phase in self.phases],
         }
 
     @classmethod
@@ -200,6 +212,19 @@ class Spending:
         """What ``state`` was made from."""
         phases = [Phase(**{**p, "rates": p["rates"].numpy()}) for p in state["phases"]]
         return cls(int(state["num_records"]), phases)
+
+    def _cohort_heads(self) -> list[tuple[int, int]]:
+        """One record of each cohort, and the cohort's size."""
+        key = (self.num_records, [phase.digest for phase in self.phases if phase.rates.ndim])
+        if self._groups is None or self._groups[0] != key:
+            labels = np.zeros(self.num_records, dtype=np.int64)
+            for phase in self.phases:
+                if phase.rates.ndim:
+                    _, inverse = np.unique(phase.rates, return_inverse=True)
+                    _, labels = np.unique(labels * self.num_records + inverse, return_inverse=True)
+            _, first, counts = np.unique(labels, return_index=True, return_counts=True)
+            self._groups = key, list(zip(first.tolist(), counts.tolist(), strict=True))
+        return self._groups[1]
 
     def _history_of(self, record: int) -> list[Entry]:
         rates = ((p.rates[record] if p.rates.ndim else p.rates) for p in self.phases)
@@ -229,7 +254,7 @@ def as_rates(rates: float | Sequence[float] | Any, num_records: int) -> Rates:
     Raises:
         ValueError: if there are as many rates as neither, or one is no probability.
     """
-    array = np.asarray(rates, dtype=np.float64)
+    array = np.array(rates, dtype=np.float64)  # a copy: who gave it may go on changing it
     if array.shape not in ((), (num_records,)):
         raise ValueError(
             f"rates of shape {array.shape} for {num_records} records; give one number, or one for "
@@ -238,5 +263,6 @@ def as_rates(rates: float | Sequence[float] | Any, num_records: int) -> Rates:
     if not bool(np.all((array >= 0) & (array <= 1))):
         raise ValueError("rates must be probabilities in [0, 1], without NaN")
     if array.ndim and bool(np.all(array == array[0])):
-        return array[0].reshape(())
+        array = np.array(array[0])
+    array.setflags(write=False)
     return array

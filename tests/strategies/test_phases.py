@@ -234,6 +234,30 @@ def test_epsilon_is_the_largest_of_any_record(phases):
     assert again.cohorts() == spending.cohorts()
 
 
+def test_rates_are_taken_as_they_were_given():
+    given = SECOND.copy()
+    strategy = private()
+    strategy.set_phase(steps=3, rates=given)
+    fit(strategy, max_epochs=1)
+    given[:] = 0.0
+    assert histories(strategy)[36] == [(1.0, 0.25, 3)]
+    strategy.set_phase(steps=3, rates=given + 0.5)
+    assert strategy.sample_rate == 0.5
+
+
+def test_cohorts_are_found_once_and_not_at_every_step(monkeypatch):
+    rates = np.random.default_rng(0).choice([0.01, 0.02, 0.03], 1000)
+    spending = Spending(1000, [Phase(1.0, as_rates(rates, 1000), 1.0, done=5)])
+    assert len(spending.cohorts()) == 3
+    before = spending.epsilon(1e-6, "rdp")
+    sorted_again = []
+    monkeypatch.setattr("numpy.unique", lambda *_, **__: sorted_again.append(1))
+    spending.current.done += 1
+    assert spending.epsilon(1e-6, "rdp") > before
+    assert [c.history[0][2] for c in spending.cohorts()] == [6, 6, 6]
+    assert not sorted_again
+
+
 def test_many_cohorts_are_bounded_from_above():
     rng = np.random.default_rng(0)
     rates = rng.uniform(0.1, 0.3, 400)
