@@ -1,7 +1,7 @@
 """How siblings meet that do not import each other: what one may expect of the other."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -18,18 +18,27 @@ class PrivateStrategy(Protocol):
     denominator: float  # divides the noisy sum of clipped gradients; the expected batch size
     steps: int
     history: list[tuple[float, float, int]]  # (noise_multiplier, sample_rate, steps)
+    delta: float
+    limit: float | None  # the epsilon that is not passed
 
-    def epsilon(self, delta: float | None = None) -> float:
-        """Epsilon spent so far."""
+    def epsilon(
+        self,
+        delta: float | None = None,
+        accountant: Literal["rdp", "prv", "pld", "gdp"] | None = None,
+    ) -> float:
+        """Epsilon spent so far, by the strategy's accountant or another one."""
+
+    def lower_limit(self, max_epsilon: float) -> None:
+        """Lower the epsilon that must not be passed; a higher value changes nothing."""
 
     def set_phase(
         self,
         steps: int,
-        rates: Sequence[float],
-        denominator: float,
-        noise_multiplier: float,
+        rates: float | Sequence[float] | Tensor,
+        denominator: float | None = None,
+        noise_multiplier: float | None = None,
     ) -> None:
-        """Start a phase of ``steps`` steps with one sampling rate for each cohort of samples."""
+        """Start a phase of ``steps`` steps with one sampling rate, or one for each record."""
 
 
 class LabelledArrays(Protocol):

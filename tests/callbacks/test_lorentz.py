@@ -228,10 +228,14 @@ class Private(SingleDeviceStrategy):
 
     noise_multiplier = max_grad_norm = sample_rate = denominator = 1.0
     steps = 0
+    delta, limit = 1e-5, None
     history: list[tuple[float, float, int]] = []  # noqa: RUF012
 
     def epsilon(self, delta: float | None = None) -> float:
         return 1.0
+
+    def lower_limit(self, max_epsilon: float) -> None:
+        raise AssertionError
 
     def set_phase(self, *args: Any) -> None:
         raise AssertionError

@@ -25,7 +25,7 @@ class CountingStrategy(SingleDeviceStrategy):
     """What the callback may expect of a private strategy; each training step counts."""
 
     noise_multiplier, max_grad_norm, sample_rate, denominator = 1.0, 1.0, 1.0, 4.0
-    delta = 1e-5
+    delta, limit = 1e-5, None
 
     def __init__(self) -> None:
         super().__init__("cpu")
@@ -41,6 +41,9 @@ class CountingStrategy(SingleDeviceStrategy):
 
     def epsilon(self, delta: float | None = None) -> float:
         return math.nan
+
+    def lower_limit(self, max_epsilon: float) -> None:
+        raise AssertionError("nothing here lowers the limit")
 
     def set_phase(self, steps: Any, rates: Any, denominator: Any, noise_multiplier: Any) -> None:
         raise NotImplementedError
