@@ -22,6 +22,7 @@ __all__ = ["CALCULATORS", "HELP", "help_page", "main"]
 CALCULATORS: dict[str, str] = {
     "budget": "lightning_priv.reports.budget:budget",
     "bounds": "lightning_priv.reports.bounds:bounds",
+    "plan": "lightning_priv.reports.plan:plan",
 }
 
 #: One line of the help page for each subcommand; ``trainer.py`` says how to add a training one.
@@ -32,6 +33,7 @@ HELP: dict[str, str] = {
     "predict": "predict with a trained model",
     "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",
     "bounds": "bound the reconstruction of records from a private training",
+    "plan": "steps and sampling rates of private active learning",
 }
 
 _PAGE = """\
