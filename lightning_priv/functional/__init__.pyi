@@ -1,3 +1,4 @@
+from . import acquisition as acquisition
 from . import gaussian_dp as gaussian_dp
 from . import reconstruction as reconstruction
 from .hyperplane import lorentz_hyperplane_logits as lorentz_hyperplane_logits
