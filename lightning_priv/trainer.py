@@ -12,6 +12,7 @@ Its own keys stand at the top level of its YAML file. Give :class:`PrivacyTraine
 it would have to repeat every argument of Trainer.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ class PrivacyCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        words = sys.argv[1:] if args is None else args
+        known = self.subcommands()
+        if run and words and words[0] in known:
+            # the parsers of the others, half of the time of a start, would not be used
+            known = {words[0]: known[words[0]]}
+            self.subcommands = lambda: known  # type: ignore[method-assign]
         super().__init__(
             args=args,
             run=run,
@@ -56,7 +63,7 @@ class PrivacyCLI(LightningCLI):
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             # an abbreviated option may be a misspelt one
-            parser_kwargs={name: {"allow_abbrev": False} for name in self.subcommands()}
+            parser_kwargs={name: {"allow_abbrev": False} for name in known}
             | {"version": f"lightning_priv {__version__}", "allow_abbrev": False},
         )
 
