@@ -27,6 +27,7 @@ def choose_engine(
     clips_by_layer: bool = False,
     mixed_precision: bool = False,
     loss_reduction: Literal["mean", "sum"] = "mean",
+    views: int = 1,
 ) -> PerSampleEngine:
     """The engine called ``name``, checked against what is asked of it.
 
@@ -40,6 +41,7 @@ def choose_engine(
         clips_by_layer: whether each layer has a factor of its own.
         mixed_precision: whether the forward pass runs under autocast.
         loss_reduction: whether the loss is the mean or the sum of the records' losses.
+        views: rows of each record (augmentation multiplicity).
 
     Returns:
         The engine, not yet attached.
@@ -50,7 +52,8 @@ def choose_engine(
     if name == "auto":
         elements = sum(p.numel() for p in module.parameters() if p.requires_grad)
         big = 4 * elements * physical_batch_size > _KEPT_BYTES
-        name = "ghost" if big and not clips_by_layer and not mixed_precision else "hooks"
+        fits = not clips_by_layer and not mixed_precision and views == 1
+        name = "ghost" if big and fits else "hooks"
     if name not in ENGINES:
         raise ValueError(f"engine={name!r}; known are auto, {', '.join(ENGINES)}")
     engine = ENGINES[name]
@@ -62,5 +65,10 @@ def choose_engine(
         raise ValueError(
             f"engine '{name}' cannot keep the clipping bound in mixed precision; use engine: hooks "
             "or precision: 32-true"
+        )
+    if views > 1 and not engine.supports_views:
+        raise ValueError(
+            f"engine '{name}' knows the gradient norms of single rows only, not of the mean over "
+            f"the {views} views of a record; use engine: hooks"
         )
     return engine(loss_reduction)

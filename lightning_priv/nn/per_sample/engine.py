@@ -59,6 +59,7 @@ class PerSampleEngine(ABC):
     name: ClassVar[str]
     clips_by_layer: ClassVar[bool] = True
     mixed_precision: ClassVar[bool] = True
+    supports_views: ClassVar[bool] = True
 
     def __init__(self, loss_reduction: Literal["mean", "sum"] = "mean") -> None:
         self.loss_reduction = loss_reduction
@@ -66,6 +67,7 @@ class PerSampleEngine(ABC):
         self.unused: list[str] = []
         self._layer_of: dict[Parameter, int] = {}
         self._size = 0
+        self._views = 1
 
     def attach(self, module: nn.Module, name: str = "") -> None:
         """Watch the trainable layers of ``module``.
@@ -105,8 +107,14 @@ class PerSampleEngine(ABC):
         """Take all hooks away."""
 
     @abstractmethod
-    def begin(self, size: int) -> None:
-        """Watch the forward pass of ``size`` records."""
+    def begin(self, size: int, views: int = 1) -> None:
+        """Watch the forward pass of ``size`` records.
+
+        Args:
+            size: number of records.
+            views: rows of each record, one after the other; the forward pass has ``size * views``
+                rows. What is clipped is the mean of the gradients of a record's views.
+        """
 
     @abstractmethod
     def finish(self, loss: Tensor, rule: ClipRule, sums: GradientSums) -> Clipped:
@@ -139,7 +147,14 @@ class PerSampleEngine(ABC):
                 f"training_step returned a loss that is no scalar tensor with a graph "
                 f"({loss!r:.80}); return the {self.loss_reduction} of the records' losses"
             )
-        return loss.sum() * (self._size if self.loss_reduction == "mean" else 1)
+        # over its views, the loss of a record is their mean whatever the reduction
+        return loss.sum() * (self._size if self.loss_reduction == "mean" else 1 / self._views)
+
+    def _by_record(self, gradients: Tensor) -> Tensor:
+        """Gradients of rows, shape (records * views, ...), added up to those of records."""
+        if self._views == 1:
+            return gradients
+        return gradients.unflatten(0, (self._size, self._views)).sum(1)
 
     def _squares(self, squares: Mapping[Parameter, Tensor]) -> tuple[Tensor, Tensor]:
         """Squared norms (parameters, records) and the layer number of each parameter."""

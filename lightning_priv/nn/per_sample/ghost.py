@@ -34,6 +34,8 @@ class GhostEngine(PerSampleEngine):
     clips_by_layer: ClassVar[bool] = False
     # in bf16 the second pass rounds differently from the first, and the bound C would not be kept
     mixed_precision: ClassVar[bool] = False
+    # its norms are those of single rows; the views of a record have cross terms
+    supports_views: ClassVar[bool] = False
 
     _taps: LayerTaps | None = None
     _model: ModelExits | None = None
@@ -53,8 +55,10 @@ class GhostEngine(PerSampleEngine):
         self._taps = taps = LayerTaps(self.layers, self._receive)
         self._model = ModelExits(module, self.layers, taps.begin_segment)
 
-    def begin(self, size: int) -> None:
+    def begin(self, size: int, views: int = 1) -> None:
         """Watch the forward pass of ``size`` records."""
+        if views != 1:
+            raise ValueError(f"engine 'ghost' takes one row a record, got {views} views")
         assert self._taps is not None, "attach the engine first"
         assert self._model is not None, "attach the engine first"
         self._size = size

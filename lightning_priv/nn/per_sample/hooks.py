@@ -39,12 +39,12 @@ class HooksEngine(PerSampleEngine):
     def _attach(self, module: nn.Module) -> None:
         self._taps = LayerTaps(self.layers, self._receive)
 
-    def begin(self, size: int) -> None:
-        """Watch the forward pass of ``size`` records."""
+    def begin(self, size: int, views: int = 1) -> None:
+        """Watch the forward pass of ``size`` records of ``views`` rows each."""
         assert self._taps is not None, "attach the engine first"
-        self._size = size
+        self._size, self._views = size, views
         self._samples = {}
-        self._taps.listen(size)
+        self._taps.listen(size * views)
 
     def abort(self) -> None:
         """Forget the forward pass that ``begin`` watched."""
@@ -111,10 +111,11 @@ class HooksEngine(PerSampleEngine):
     def _receive(self, layer: Layer, call: Call, output_gradients: list[Tensor | None]) -> None:
         for parameter, gradient in layer.gradients(call, output_gradients).items():
             layer.check_rows(parameter, gradient.shape[0], call.size)
+            record = self._by_record(gradient)
             if parameter in self._samples:
-                self._samples[parameter] = self._samples[parameter] + gradient
+                self._samples[parameter] = self._samples[parameter] + record
             else:
-                self._samples[parameter] = gradient
+                self._samples[parameter] = record
 
 
 class FunctorchEngine(HooksEngine):
