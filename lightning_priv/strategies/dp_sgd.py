@@ -34,7 +34,8 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         target_epsilon: find the noise so that the planned number of steps spends this epsilon.
         delta: delta of the statement; ``auto`` is 1 / (10 N).
         max_epsilon: stop before this epsilon would be passed.
-        physical_batch_size: most records to pass through the model at once; default: all.
+        physical_batch_size: most records to pass through the model at once, each with all its
+            views; default: all.
         engine: how gradients of single records are had.
         clipping: one norm for all layers, one for each, normalisation, or a norm that follows a
             quantile of the gradient norms (its noisy count is paid for).
@@ -65,6 +66,8 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         target_quantile: adaptive clipping: fraction of records to leave unclipped.
         clip_learning_rate: adaptive clipping: rate of the geometric update.
         count_noise: adaptive clipping: noise on the number of unclipped records.
+        augmentation_multiplicity: random views of each record; the mean of their gradients is
+            clipped, and privacy is as with one. See ``lightning_priv.data.MultiView``.
     """
 
     strategy_name = "dp_sgd"
@@ -106,6 +109,7 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         target_quantile: float = 0.5,
         clip_learning_rate: float = 0.2,
         count_noise: float | None = None,
+        augmentation_multiplicity: int = 1,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(PrivacySettings(**arguments))
@@ -139,7 +143,8 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         target_epsilon: find the noise so that the planned number of steps spends this epsilon.
         delta: delta of the statement; ``auto`` is 1 / (10 N).
         max_epsilon: stop before this epsilon would be passed.
-        physical_batch_size: most records to pass through the model at once; default: all.
+        physical_batch_size: most records to pass through the model at once, each with all its
+            views; default: all.
         engine: how gradients of single records are had.
         clipping: one norm for all layers, one for each, normalisation, or a norm that follows a
             quantile of the gradient norms (its noisy count is paid for).
@@ -172,6 +177,8 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         count_noise: adaptive clipping: noise on the number of unclipped records.
         process_group_backend: ``gloo`` or ``nccl``; default: by device.
         start_method: how processes are started.
+        augmentation_multiplicity: random views of each record; the mean of their gradients is
+            clipped, and privacy is as with one. See ``lightning_priv.data.MultiView``.
     """
 
     strategy_name = "dp_sgd_ddp"
@@ -213,6 +220,7 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         process_group_backend: str | None = None,
         start_method: Literal["popen", "spawn", "fork", "forkserver"] = "popen",
         timeout: timedelta | None = default_pg_timeout,
+        augmentation_multiplicity: int = 1,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         base = {k: arguments.pop(k) for k in ("process_group_backend", "start_method", "timeout")}

@@ -31,6 +31,7 @@ from lightning_priv.strategies.report import build_report, send_to_wandb, write_
 from lightning_priv.strategies.resuming import ResumableAccount
 from lightning_priv.strategies.settings import PrivacySettings
 from lightning_priv.strategies.step import LogicalStep, make_step
+from lightning_priv.strategies.views import rows_of_views
 
 __all__ = ["PrivateTraining"]
 
@@ -176,9 +177,12 @@ class PrivateTraining(ResumableAccount):
             s.clipping == "per_layer",
             mixed,
             s.loss_reduction,
+            s.augmentation_multiplicity,
         )
         if s.probe and self._probed != "passed":
-            self._probed = ask_probe(self, loaders[0], s.dp_module, engine)
+            self._probed = ask_probe(
+                self, loaders[0], s.dp_module, engine, s.augmentation_multiplicity
+            )
         engine.attach(self._part, s.dp_module or "")
         if self._noise is None:
             self._noise = make_noise(s.noise_rng, self.root_device, s.seed)
@@ -238,7 +242,8 @@ class PrivateTraining(ResumableAccount):
         module = self._module
         if not module.automatic_optimization:
             with step.watching(drawn.local):
-                return call_training_step(module, batch, batch_idx)
+                rows = rows_of_views(batch, drawn.local, step.views)
+                return call_training_step(module, rows, batch_idx)
         return step.run(module, batch, batch_idx, drawn.local)
 
     def _follow_changes(self) -> None:

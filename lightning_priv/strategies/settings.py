@@ -49,6 +49,7 @@ class PrivacySettings:
     target_quantile: float = 0.5
     clip_learning_rate: float = 0.2
     count_noise: float | None = None
+    augmentation_multiplicity: int = 1
 
     def __post_init__(self) -> None:
         if (self.noise_multiplier is None) == (self.target_epsilon is None):
@@ -66,6 +67,8 @@ class PrivacySettings:
         _check("target_quantile", self.target_quantile, lambda v: 0 < v < 1, "in (0, 1)")
         _check("clip_learning_rate", self.clip_learning_rate, lambda v: v > 0, "above 0")
         _check("count_noise", self.count_noise, lambda v: 0 < v < math.inf, "above 0")
+        views = self.augmentation_multiplicity
+        _check("augmentation_multiplicity", views, lambda v: v >= 1, "at least 1")
         every = self.log_epsilon_every_n_steps
         _check("log_epsilon_every_n_steps", every, lambda v: v >= 0, "at least 0")
         if self.delta != "auto":

@@ -14,6 +14,7 @@ from lightning_priv.strategies.account import Account
 from lightning_priv.strategies.loader import PrivateLoader, private_loader
 from lightning_priv.strategies.phases import Phase, as_rates
 from lightning_priv.strategies.settings import PrivacySettings
+from lightning_priv.strategies.views import with_views
 
 __all__ = ["Stream"]
 
@@ -80,7 +81,8 @@ class Stream:
         else:
             steps = self._steps_per_epoch(account)
             self.sampler = PoissonSampler(account.known.current.rates, records, steps, **common)
-        return private_loader(loader, self.sampler)
+        views = self._settings.augmentation_multiplicity
+        return private_loader(loader, with_views(loader.dataset, views), self.sampler)
 
     def _steps_per_epoch(self, account: Account) -> int:
         if self._settings.steps_per_epoch is not None:
