@@ -106,7 +106,7 @@ class LogicalStep:
         Args:
             batch: batch of ``size`` records.
             size: number of records.
-            run: gives (loss, anything) of the rows of a batch; no loss counts as a gradient of zero.
+            run: gives (loss, anything) of the rows of a batch; no loss counts as a zero gradient.
 
         Returns:
             What ``run`` returned.
