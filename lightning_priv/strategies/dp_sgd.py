@@ -36,7 +36,7 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         max_epsilon: stop before this epsilon would be passed.
         physical_batch_size: most records to pass through the model at once, each with all its
             views; default: all.
-        engine: how gradients of single records are had.
+        engine: how gradients of single records are had; ``auto`` is ``bk``, the fastest.
         clipping: one norm for all layers, one for each, normalisation, or a norm that follows a
             quantile of the gradient norms (its noisy count is paid for).
         accountant: which accountant decides.
@@ -83,7 +83,7 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         delta: float | Literal["auto"] = "auto",
         max_epsilon: float | None = None,
         physical_batch_size: int | None = None,
-        engine: Literal["auto", "hooks", "ghost", "functorch"] = "auto",
+        engine: Literal["auto", "bk", "hooks", "ghost", "functorch"] = "auto",
         clipping: Literal["flat", "per_layer", "automatic", "adaptive"] = "flat",
         accountant: Literal["rdp", "prv", "pld", "gdp"] = "pld",
         sampling: Literal["poisson", "shuffle"] = "poisson",
@@ -145,7 +145,7 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         max_epsilon: stop before this epsilon would be passed.
         physical_batch_size: most records to pass through the model at once, each with all its
             views; default: all.
-        engine: how gradients of single records are had.
+        engine: how gradients of single records are had; ``auto`` is ``bk``, the fastest.
         clipping: one norm for all layers, one for each, normalisation, or a norm that follows a
             quantile of the gradient norms (its noisy count is paid for).
         accountant: which accountant decides.
@@ -191,7 +191,7 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         delta: float | Literal["auto"] = "auto",
         max_epsilon: float | None = None,
         physical_batch_size: int | None = None,
-        engine: Literal["auto", "hooks", "ghost", "functorch"] = "auto",
+        engine: Literal["auto", "bk", "hooks", "ghost", "functorch"] = "auto",
         clipping: Literal["flat", "per_layer", "automatic", "adaptive"] = "flat",
         accountant: Literal["rdp", "prv", "pld", "gdp"] = "pld",
         sampling: Literal["poisson", "shuffle"] = "poisson",

@@ -168,16 +168,14 @@ class PrivateTraining(ResumableAccount):
                 "DP-SGD: deterministic: whoever knows the seed or a checkpoint can subtract the "
                 "noise; for tests only"
             )
-        share = self.account.expected_batch / self.world_size
         mixed = self._trainer.precision == "bf16-mixed"
         engine = choose_engine(
             s.engine,
-            self._part,
-            s.physical_batch_size or max(1, round(share)),
             s.clipping == "per_layer",
             mixed,
             s.loss_reduction,
             s.augmentation_multiplicity,
+            s.deterministic,
         )
         if s.probe and self._probed != "passed":
             self._probed = ask_probe(

@@ -22,7 +22,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
 
 from lightning_priv.errors import PrivacyError, UnsupportedModuleError
-from lightning_priv.nn.per_sample import FunctorchEngine, HooksEngine, PerSampleEngine
+from lightning_priv.nn.per_sample import HooksEngine, PerSampleEngine
 from lightning_priv.strategies.validation import protected
 from lightning_priv.strategies.views import rows_of_views
 
@@ -196,14 +196,15 @@ def ask_probe(
     if not module.automatic_optimization:
         return "not run: manual optimization"
     mixed = module.trainer.precision == "bf16-mixed"
-    kind = FunctorchEngine if engine.name == "functorch" else HooksEngine
+    # the engine that will train, where it can show gradients of single records
+    kind = type(engine) if isinstance(engine, HooksEngine) else HooksEngine
 
     def transfer(batch: Any) -> Any:
         batch = strategy.precision_plugin.convert_input(batch)
         batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
         return Strategy.batch_to_device(strategy, batch)
 
-    fresh = kind(engine.loss_reduction)
+    fresh = kind(engine.loss_reduction, engine.reproducible)
     Probe(module, dp_module, fresh, 5e-2 if mixed else 1e-2, views).run(loader, transfer)
     return "passed"
 

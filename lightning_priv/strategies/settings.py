@@ -23,7 +23,7 @@ class PrivacySettings:
     delta: float | Literal["auto"] = "auto"
     max_epsilon: float | None = None
     physical_batch_size: int | None = None
-    engine: Literal["auto", "hooks", "ghost", "functorch"] = "auto"
+    engine: Literal["auto", "bk", "hooks", "ghost", "functorch"] = "auto"
     clipping: Literal["flat", "per_layer", "automatic", "adaptive"] = "flat"
     accountant: Literal["rdp", "prv", "pld", "gdp"] = "pld"
     sampling: Literal["poisson", "shuffle"] = "poisson"

@@ -50,6 +50,7 @@ class PerSampleEngine(ABC):
 
     Args:
         loss_reduction: whether the loss is the mean or the sum of the records' losses.
+        reproducible: never decide by timing, so that a run can be repeated to the last bit.
 
     Attributes:
         layers: the trainable layers watched.
@@ -61,8 +62,11 @@ class PerSampleEngine(ABC):
     mixed_precision: ClassVar[bool] = True
     supports_views: ClassVar[bool] = True
 
-    def __init__(self, loss_reduction: Literal["mean", "sum"] = "mean") -> None:
+    def __init__(
+        self, loss_reduction: Literal["mean", "sum"] = "mean", reproducible: bool = False
+    ) -> None:
         self.loss_reduction = loss_reduction
+        self.reproducible = reproducible
         self.layers: list[Layer] = []
         self.unused: list[str] = []
         self._layer_of: dict[Parameter, int] = {}
@@ -158,6 +162,10 @@ class PerSampleEngine(ABC):
 
     def _squares(self, squares: Mapping[Parameter, Tensor]) -> tuple[Tensor, Tensor]:
         """Squared norms (parameters, records) and the layer number of each parameter."""
+        if not squares:
+            raise UnsupportedModuleError(
+                "the loss does not depend on any trainable layer that training_step called"
+            )
         missing = [p for p in self._layer_of if p not in squares]
         self.unused = [self.name_of(p) for p in missing]
         layers = torch.tensor([self._layer_of[p] for p in squares])

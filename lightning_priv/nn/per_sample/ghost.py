@@ -15,6 +15,7 @@ from lightning_priv.nn.per_sample.clipping import ClipRule
 from lightning_priv.nn.per_sample.engine import Clipped, NonFiniteGradientError, PerSampleEngine
 from lightning_priv.nn.per_sample.exits import Exit, ModelExits
 from lightning_priv.nn.per_sample.layers import Call, Layer
+from lightning_priv.nn.per_sample.precision import full_precision
 from lightning_priv.nn.per_sample.sums import GradientSums
 from lightning_priv.nn.per_sample.taps import LayerTaps
 
@@ -82,7 +83,8 @@ class GhostEngine(PerSampleEngine):
         self._model.pause()
         exits, self._model.exits = self._model.exits, []
         total_loss = self._scale(loss)
-        with _full_precision():
+        # both passes in full float32: with TF32 the two would differ by more than the slack
+        with full_precision():
             self._refuse_use_outside(total_loss)
             seeds = self._norm_pass(total_loss, exits)
             squares, layers = self._squares(self._collected(sums.flat.dtype))
@@ -137,10 +139,6 @@ class GhostEngine(PerSampleEngine):
             self._squared[parameter] = gradient.flatten(1).square().sum(1)
         squared = {p: s.to(dtype) for p, s in self._squared.items()}
         self._squared, self._several = {}, {}
-        if not squared:
-            raise UnsupportedModuleError(
-                "the loss does not depend on any trainable layer that training_step called"
-            )
         return squared
 
     def _weighted_pass(
@@ -208,18 +206,3 @@ def _norms_are_cheap(layer: Layer, call: Call, gradient: Tensor) -> bool:
             return gradient.shape[1] ** 2 <= module.in_features * module.out_features
         return gradient.dim() == 2
     return isinstance(module, nn.Embedding) and module.padding_idx is None
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Both passes in full float32: with TF32 the two would differ by more than the slack."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

@@ -66,6 +66,11 @@ class HooksEngine(PerSampleEngine):
 
     def per_sample_gradients(self, loss: Tensor) -> dict[Parameter, Tensor]:
         """Gradients (records, *parameter) of each record's own loss, for the parameters used."""
+        self._pass(loss)
+        return self._take()
+
+    def _pass(self, loss: Tensor) -> None:
+        """Backward from the loss; the taps receive what arrives at the layers."""
         taps = self._taps
         assert taps is not None, "attach the engine first"
         taps.pause()
@@ -82,16 +87,14 @@ class HooksEngine(PerSampleEngine):
         finally:
             taps.backward_runs = False
             taps.sources = []
+
+    def _take(self) -> dict[Parameter, Tensor]:
         samples, self._samples = self._samples, {}
         return samples
 
     def finish(self, loss: Tensor, rule: ClipRule, sums: GradientSums) -> Clipped:
         """Clip the gradients of the records of this batch and add them to ``sums``."""
         samples = self.per_sample_gradients(loss)
-        if not samples:
-            raise UnsupportedModuleError(
-                "the loss does not depend on any trainable layer that training_step called"
-            )
         accumulated = sums.flat.dtype
         norms = {p: g.flatten(1).to(accumulated).square().sum(1) for p, g in samples.items()}
         squares, layers = self._squares(norms)
