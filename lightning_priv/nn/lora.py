@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from lightning_priv.nn.finetune import FineTuned, matching
 
 __all__ = ["LoRA", "LoRAConv2d", "LoRALinear"]
+
+_Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
 
 
 class LoRALinear(nn.Linear):
@@ -26,7 +29,7 @@ class LoRALinear(nn.Linear):
     def __init__(self, base: nn.Linear, rank: int, alpha: float | None = None) -> None:
         super().__init__(base.in_features, base.out_features, base.bias is not None)
         self.scale = _take_over(self, base, rank, alpha)
-        kind = {"device": base.weight.device, "dtype": base.weight.dtype}
+        kind: dict[str, Any] = {"device": base.weight.device, "dtype": base.weight.dtype}
         self.down = nn.Linear(base.in_features, rank, bias=False, **kind)
         self.up = nn.Linear(rank, base.out_features, bias=False, **kind)
         nn.init.zeros_(self.up.weight)
@@ -42,7 +45,7 @@ class LoRALinear(nn.Linear):
             self.in_features, self.out_features, self.bias is not None, self.weight.device,
             self.weight.dtype,
         )  # fmt: skip
-        return _filled(layer, self, self.up.weight @ self.down.weight)
+        return _filled(layer, self, self.scale * self.up.weight @ self.down.weight)
 
 
 class LoRAConv2d(nn.Conv2d):
@@ -57,7 +60,7 @@ class LoRAConv2d(nn.Conv2d):
     def __init__(self, base: nn.Conv2d, rank: int, alpha: float | None = None) -> None:
         super().__init__(**_shape_of(base))
         self.scale = _take_over(self, base, rank, alpha)
-        kind = {"device": base.weight.device, "dtype": base.weight.dtype}
+        kind: dict[str, Any] = {"device": base.weight.device, "dtype": base.weight.dtype}
         inner = rank * base.groups
         down = {**_shape_of(base), "out_channels": inner, "bias": False}
         self.down = nn.Conv2d(**down, **kind)
@@ -74,7 +77,7 @@ class LoRAConv2d(nn.Conv2d):
         layer = nn.Conv2d(**_shape_of(self), device=self.weight.device, dtype=self.weight.dtype)
         up = self.up.weight.flatten(1).unflatten(0, (self.groups, -1))  # (g, out / g, rank)
         down = self.down.weight.flatten(1).unflatten(0, (self.groups, -1))  # (g, rank, fan-in)
-        return _filled(layer, self, (up @ down).view_as(self.weight))
+        return _filled(layer, self, self.scale * (up @ down).view_as(self.weight))
 
 
 class LoRA(FineTuned):
@@ -137,12 +140,10 @@ class LoRA(FineTuned):
         return net.requires_grad_(True)
 
 
-_ADAPTERS = {nn.Linear: LoRALinear, nn.Conv2d: LoRAConv2d}
+_ADAPTERS: dict[type[nn.Module], Any] = {nn.Linear: LoRALinear, nn.Conv2d: LoRAConv2d}
 
 
-def _take_over(
-    layer: nn.Linear | nn.Conv2d, base: nn.Linear | nn.Conv2d, rank: int, alpha: float | None
-) -> float:
+def _take_over(layer: _Layer, base: _Layer, rank: int, alpha: float | None) -> float:
     if rank < 1:
         raise ValueError(f"rank={rank}: give a whole number of at least 1")
     layer.weight, layer.bias = base.weight, base.bias
@@ -150,16 +151,14 @@ def _take_over(
     return (rank if alpha is None else alpha) / rank
 
 
-def _filled(
-    layer: nn.Linear | nn.Conv2d, adapted: "LoRALinear | LoRAConv2d", change: Tensor
-) -> nn.Linear | nn.Conv2d:
-    layer.weight.copy_(adapted.weight + adapted.scale * change)
-    if layer.bias is not None:
+def _filled(layer: _Layer, adapted: _Layer, change: Tensor) -> _Layer:
+    layer.weight.copy_(adapted.weight + change)
+    if layer.bias is not None and adapted.bias is not None:
         layer.bias.copy_(adapted.bias)
     return layer
 
 
-def _shape_of(conv: nn.Conv2d) -> dict[str, object]:
+def _shape_of(conv: nn.Conv2d) -> dict[str, Any]:
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
-    names += ("groups", "padding_mode")
-    return {**{n: getattr(conv, n) for n in names}, "bias": conv.bias is not None}
+    shape = {name: getattr(conv, name) for name in (*names, "groups", "padding_mode")}
+    return {**shape, "bias": conv.bias is not None}

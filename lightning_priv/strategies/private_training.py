@@ -290,13 +290,17 @@ class PrivateTraining(ResumableAccount):
         self.account.charge(step.pass_number)
         phase = self.account.known.current
         assert phase.noise_multiplier is not None
-        step.release(
+        groups = optimizer.param_groups
+        noise = step.release(
             phase.noise_multiplier,
             phase.denominator,
             self._sum_over_ranks,
             self.is_global_zero,
-            [p for group in optimizer.param_groups for p in group["params"]],
+            [p for group in groups for p in group["params"]],
         )
+        for group in groups:
+            if "noise_variance" in group:  # DPAdamBC takes it out of its second moments
+                group["noise_variance"] = noise**2
         self._clip_norm = step.rule.max_grad_norm
         self._log()
         self._stop_if_used_up()

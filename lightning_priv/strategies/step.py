@@ -223,7 +223,7 @@ class LogicalStep:
         reduce: Callable[[Tensor], Tensor],
         draws_noise: bool,
         others: Iterable[Parameter] = (),
-    ) -> None:
+    ) -> float:
         """Write the noised mean gradient to ``p.grad`` of every parameter covered.
 
         Args:
@@ -232,6 +232,9 @@ class LogicalStep:
             reduce: sum over the ranks.
             draws_noise: whether this rank adds the noise; exactly one does.
             others: parameters that are not covered; they get no gradient at all.
+
+        Returns:
+            The standard deviation of the noise in every number of ``p.grad``; public.
         """
         self.require_collected()
         sums, self._sums = self._sums, None
@@ -256,6 +259,7 @@ class LogicalStep:
         for parameter in others:
             if parameter not in sums:
                 parameter.grad = None
+        return sigma * bound / denominator
 
     def _adapt(
         self,
