@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lightning_priv.accountants import AccountantName
-from lightning_priv.strategies.account import Account
 from lightning_priv.strategies.phases import Cohort
+from lightning_priv.strategies.scheduled_account import ScheduledAccount
 from lightning_priv.strategies.settings import PrivacySettings
 
 __all__ = ["AccountView"]
@@ -14,7 +14,7 @@ class AccountView:
     """Read-only view of the account; no answer raises, what is not known yet is NaN or empty."""
 
     settings: PrivacySettings
-    account: Account
+    account: ScheduledAccount
 
     def epsilon(
         self, delta: float | None = None, accountant: AccountantName | None = None

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch.distributed.constants import default_pg_timeout
 
+from lightning_priv.strategies.noise_schedule import NoiseSchedule
 from lightning_priv.strategies.private_training import PrivateTraining
 from lightning_priv.strategies.settings import PrivacySettings
 
@@ -68,6 +69,8 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         count_noise: adaptive clipping: noise on the number of unclipped records.
         augmentation_multiplicity: random views of each record; the mean of their gradients is
             clipped, and privacy is as with one. See ``lightning_priv.data.MultiView``.
+        noise_schedule: factors of the noise multiplier over the planned steps (``LinearNoise``,
+            ``ExponentialNoise``, ``StepNoise``); with ``target_epsilon`` it is found for all steps.
     """
 
     strategy_name = "dp_sgd"
@@ -110,6 +113,7 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         clip_learning_rate: float = 0.2,
         count_noise: float | None = None,
         augmentation_multiplicity: int = 1,
+        noise_schedule: NoiseSchedule | None = None,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(PrivacySettings(**arguments))
@@ -179,6 +183,8 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         start_method: how processes are started.
         augmentation_multiplicity: random views of each record; the mean of their gradients is
             clipped, and privacy is as with one. See ``lightning_priv.data.MultiView``.
+        noise_schedule: factors of the noise multiplier over the planned steps (``LinearNoise``,
+            ``ExponentialNoise``, ``StepNoise``); with ``target_epsilon`` it is found for all steps.
     """
 
     strategy_name = "dp_sgd_ddp"
@@ -221,6 +227,7 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         start_method: Literal["popen", "spawn", "fork", "forkserver"] = "popen",
         timeout: timedelta | None = default_pg_timeout,
         augmentation_multiplicity: int = 1,
+        noise_schedule: NoiseSchedule | None = None,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         base = {k: arguments.pop(k) for k in ("process_group_backend", "start_method", "timeout")}

@@ -224,6 +224,7 @@ class PrivateTraining(ResumableAccount):
         self._batch = self._stream.take(self.account)
         if self.account.left is None:
             self._plan()
+        self.account.follow_schedule()
 
     def training_step(self, batch: Any, batch_idx: int = 0) -> Any:
         """Collect the clipped gradients of a logical batch."""

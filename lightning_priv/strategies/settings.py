@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from lightning_priv.strategies.noise_schedule import NoiseSchedule
+
 __all__ = ["PrivacySettings"]
 
 
@@ -50,6 +52,7 @@ class PrivacySettings:
     clip_learning_rate: float = 0.2
     count_noise: float | None = None
     augmentation_multiplicity: int = 1
+    noise_schedule: NoiseSchedule | None = None
 
     def __post_init__(self) -> None:
         if (self.noise_multiplier is None) == (self.target_epsilon is None):
@@ -84,6 +87,11 @@ class PrivacySettings:
             )
         if self.sampling == "shuffle":
             self._check_shuffle()
+            if self.noise_schedule is not None:
+                raise ValueError(
+                    "noise_schedule with sampling: shuffle, where each pass is charged as a whole; "
+                    "use sampling: poisson"
+                )
 
     def _check_shuffle(self) -> None:
         if self.neighbouring != "replace_special":
