@@ -87,7 +87,7 @@ class GhostEngine(PerSampleEngine):
         with full_precision():
             self._refuse_use_outside(total_loss)
             seeds = self._norm_pass(total_loss, exits)
-            squares, layers = self._squares(self._collected(sums.flat.dtype))
+            squares, layers = self._squares(self._collected(sums.dtype))
             norms = squares.sum(0).sqrt()
             finite = torch.isfinite(norms)
             if not bool(finite.all()):

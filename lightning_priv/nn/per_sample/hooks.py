@@ -95,7 +95,7 @@ class HooksEngine(PerSampleEngine):
     def finish(self, loss: Tensor, rule: ClipRule, sums: GradientSums) -> Clipped:
         """Clip the gradients of the records of this batch and add them to ``sums``."""
         samples = self.per_sample_gradients(loss)
-        accumulated = sums.flat.dtype
+        accumulated = sums.dtype
         norms = {p: g.flatten(1).to(accumulated).square().sum(1) for p, g in samples.items()}
         squares, layers = self._squares(norms)
         # the norms err by a few units in the last place

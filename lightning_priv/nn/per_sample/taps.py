@@ -117,8 +117,8 @@ class LayerTaps:
                 return  # a backward pass of the user's own, inside training_step
             if any(t._version != version for t, version in versions):
                 raise UnsupportedModuleError(
-                    f"an input of {type(layer.module).__name__} at '{layer.name}' was changed in place "
-                    "after the layer had used it; use the out-of-place operation"
+                    f"an input of {type(layer.module).__name__} at '{layer.name}' was changed in "
+                    "place after the layer had used it; use the out-of-place operation"
                 )
             dtype = working_dtype(layer)
             found = iter(gradients)

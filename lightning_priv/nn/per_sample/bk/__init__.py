@@ -1,4 +1,4 @@
-"""Book-keeping: clipped sums from one backward pass, gradients of single records only where cheap."""
+"""Book-keeping: clipped sums from one backward pass."""
 
 import lazy_loader
 

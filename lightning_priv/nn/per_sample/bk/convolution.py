@@ -188,7 +188,8 @@ class Convolution(Part):
         best = min(cost.values())
         trials = {name: self._trial(name) for name, steps in cost.items() if steps <= _PRUNE * best}
         on_gpu = x.device.type == "cuda"
-        rule = "unfold" if on_gpu else "single"
+        # windows that overlap little, or are few numbers, cost little to unfold
+        rule = "unfold" if on_gpu or not ones or inputs <= 64 else "single"
         if positions <= 64:
             rule = "pixels" if "pixels" in trials and positions > 16 else "patches"
         key = (

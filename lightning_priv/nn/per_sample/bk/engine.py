@@ -94,7 +94,7 @@ class BookKeepingEngine(HooksEngine):
             for part in parts:
                 if part.parameter not in self._squared:
                     self._squared[part.parameter] = part.measure()
-            norms = {p: s.to(sums.flat.dtype) for p, s in self._squared.items()}
+            norms = {p: s.to(sums.dtype) for p, s in self._squared.items()}
             self._squared = {}
             squares, layers = self._squares(norms)
             factors = rule.factors(squares, layers, 1000 * torch.finfo(squares.dtype).eps)

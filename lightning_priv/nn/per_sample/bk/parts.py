@@ -14,7 +14,8 @@ from lightning_priv.nn.per_sample.bk.routes import Routes
 
 __all__ = ["Dense", "Part", "Scope"]
 
-_TEMPORARY_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
+# a processor's cache holds the first; the second keeps a GPU busy
+_TEMPORARY_BYTES = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def _wide(rows: Tensor) -> bool:
 
 
 def add_weighted(out: Tensor, gradients: Tensor, factors: Tensor) -> None:
-    """out += sum over records of factor times gradient."""
+    """Add to ``out`` the sum over records of factor times gradient."""
     rows = gradients.reshape(len(gradients), -1).to(out.dtype)
     out.view(-1).addmv_(rows.t(), factors)
 

@@ -12,6 +12,8 @@ __all__ = ["Routes"]
 _REPEATS = 3
 #: a second run is not worth its time if the first one took this many times the best so far
 _HOPELESS = 2.0
+#: and the rule's route stays unless another one takes less than this part of its time
+_WORTH_IT = 0.85
 
 
 class Routes:
@@ -58,6 +60,7 @@ def _fastest(rule: str, trials: Mapping[str, Callable[[], object]], on_gpu: bool
             best[name] = min(best.get(name, float("inf")), _seconds(trials[name], on_gpu))
             if best[name] > _HOPELESS * min(best.values()):
                 break
+    best[rule] *= _WORTH_IT
     return min(best, key=lambda name: best[name])
 
 
