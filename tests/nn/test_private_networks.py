@@ -8,9 +8,11 @@ from torch import nn
 from lightning_priv.nn import (
     MLP,
     FineTuned,
+    HyperbolicResNet,
     LoRA,
     LoRAConv2d,
     LoRALinear,
+    ResNet,
     SmallCNN,
     StandardizedConv2d,
     ViT,
@@ -183,3 +185,20 @@ def test_mistakes():
         ViT(2, dim=10, heads=3)
     with pytest.raises(ValueError, match="32x32 pixels"):
         ViT(2, depth=1)(torch.zeros(1, 3, 28, 28))
+
+
+def test_groups_of_a_resnet():
+    for net in (
+        ResNet(10, 4, "group", width=8, groups=2),
+        HyperbolicResNet(10, 4, "el", width=8, norm="group", groups=2),
+    ):
+        norms = [m for m in net.modules() if isinstance(m, nn.GroupNorm)]
+        assert norms
+        assert {m.num_groups for m in norms} == {2}
+    assert {m.num_groups for m in ResNet(10, 4, "group").modules() if hasattr(m, "num_groups")} == {
+        32
+    }
+    with pytest.raises(ValueError, match="groups must be at least 1"):
+        ResNet(10, 4, "group", groups=0)
+    with pytest.raises(ValueError, match="belongs to variants e, el and ep"):
+        HyperbolicResNet(10, 4, "l", norm="group", groups=2)
