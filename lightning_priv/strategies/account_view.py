@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from lightning_priv.accountants import AccountantName
 from lightning_priv.strategies.phases import Cohort
 from lightning_priv.strategies.scheduled_account import ScheduledAccount
@@ -12,6 +14,9 @@ __all__ = ["AccountView"]
 
 class AccountView:
     """Read-only view of the account; no answer raises, what is not known yet is NaN or empty."""
+
+    #: callbacks recognise a private strategy by this
+    keeps_privacy_account: ClassVar[bool] = True
 
     settings: PrivacySettings
     account: ScheduledAccount
