@@ -79,6 +79,10 @@ class LayerTaps:
         return self._listening and torch.is_grad_enabled()
 
     def _called(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.called(layer, args, kwargs, output)
+
+    def called(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        """Note one call of ``layer``; arguments as in ``watch``."""
         if self.watch(layer, args, kwargs, output):
             self.uses.update(layer.parameters)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from lightning_priv.nn.per_sample.bk.attention import AttentionTap, Projection
 from lightning_priv.nn.per_sample.bk.parts import Dense, Part, Scope
 from lightning_priv.nn.per_sample.bk.routes import Routes
 from lightning_priv.nn.per_sample.bk.rules import Rule, by_fallback
@@ -50,6 +51,7 @@ class BookKeepingEngine(HooksEngine):
         super().__init__(loss_reduction, reproducible)
         self._routes = Routes(reproducible)
         self._rules: dict[int, Rule] = {}
+        self._attention: list[AttentionTap] = []
         self._parts: list[Part] = []
         self._squared: dict[Parameter, Tensor] = {}
         self._keeps_all = False
@@ -57,6 +59,9 @@ class BookKeepingEngine(HooksEngine):
     def detach(self) -> None:
         """Take all hooks away."""
         super().detach()
+        for tap in self._attention:
+            tap.remove()
+        self._attention = []
         self._rules = {}
         self._parts, self._squared = [], {}
 
@@ -66,7 +71,10 @@ class BookKeepingEngine(HooksEngine):
             if rule is not None:
                 self._rules[id(layer)] = rule
                 layer.note = rule.note
-        self._taps = LayerTaps(self.layers, self._receive)
+        attention = [i for i in self.layers if type(i.module) is nn.MultiheadAttention]
+        others = [i for i in self.layers if type(i.module) is not nn.MultiheadAttention]
+        self._taps = taps = LayerTaps(others, self._receive)
+        self._attention = [AttentionTap(layer, taps) for layer in attention]
 
     def abort(self) -> None:
         """Forget the forward pass that ``begin`` watched."""
@@ -130,6 +138,8 @@ class BookKeepingEngine(HooksEngine):
     def _parts_of(
         self, layer: Layer, call: Call, output_gradients: list[Tensor | None], scope: Scope
     ) -> list[Part]:
+        if isinstance(layer, Projection):
+            return layer.parts(call, output_gradients, scope)
         rule = self._rules.get(id(layer))
         parts = None if rule is None else rule.parts(layer, call, output_gradients, scope)
         return by_fallback(layer, call, output_gradients, scope) if parts is None else parts

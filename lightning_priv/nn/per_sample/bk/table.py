@@ -12,6 +12,7 @@ from lightning_priv.nn.per_sample.bk.norms import (
     LAYER_NORM,
     RMS_NORM,
 )
+from lightning_priv.nn.per_sample.bk.recurrent import RECURRENT
 from lightning_priv.nn.per_sample.bk.rules import Rule
 
 __all__ = ["rule_for"]
@@ -31,10 +32,19 @@ _RULES: dict[type[nn.Module], Rule] = {
     nn.InstanceNorm1d: INSTANCE_NORM,
     nn.InstanceNorm2d: INSTANCE_NORM,
     nn.InstanceNorm3d: INSTANCE_NORM,
+    nn.RNN: RECURRENT,
+    nn.LSTM: RECURRENT,
+    nn.GRU: RECURRENT,
 }
 
 
 def rule_for(module: nn.Module) -> Rule | None:
     """The rule for a layer of exactly this type and configuration; a subclass may do otherwise."""
-    rule = _RULES.get(type(module))
+    kind = type(module)
+    rule = _RULES.get(kind)
+    if kind.__module__.startswith("lightning_priv.nn.lorentz."):
+        # seconds of imports, which whoever has such a layer has made already
+        from lightning_priv.nn.per_sample.bk.lorentz import LORENTZ_RULES
+
+        rule = LORENTZ_RULES.get(kind)
     return rule if rule is not None and rule.covers(module) else None
