@@ -156,6 +156,7 @@ class Convolution(Part):
         return torch.cat(found) if len(found) > 1 else found[0]
 
     def _gram(self, grams: Callable[[slice], tuple[Tensor, Tensor]], positions: int) -> Tensor:
+        self.from_gram = True
         size = 4 * self._x.element_size() * self._geometry.groups * positions**2
         found = []
         for part in self.scope.chunks(size, self._x.device):

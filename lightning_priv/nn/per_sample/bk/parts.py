@@ -55,7 +55,12 @@ class Part(ABC):
         scope: the batch.
         block: rows (first dimension) of the parameter that the part covers; None for all. The parts
             of one call cover disjoint blocks.
+
+    Attributes:
+        from_gram: whether ``measure`` took the norms from Gram matrices, which round more.
     """
+
+    from_gram = False
 
     def __init__(self, parameter: Parameter, scope: Scope, block: slice | None = None) -> None:
         self.parameter = parameter

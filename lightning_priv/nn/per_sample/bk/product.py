@@ -95,6 +95,7 @@ class Product(Part):
             self._x, self._g = blanked(self._x, keep), blanked(self._g, keep)
 
     def _gram(self) -> Tensor:
+        self.from_gram = True
         x, g = self._x, self._g
         chunks = self.scope.chunks(2 * x.element_size() * x.shape[1] ** 2, x.device)
         return torch.cat(
