@@ -55,28 +55,22 @@ class Row:
     batch: int
 
 
-def _resnet(variant: str) -> Callable[[], nn.Module]:
-    return partial(HyperbolicResNet, 10, 10, variant, in_channels=1, width=8, norm="group")  # type: ignore[return-value]
+def _resnet(variant: str, **options: Any) -> Callable[[], nn.Module]:
+    common = {"in_channels": 1, "width": 8, "norm": "group", **options}
+    return partial(HyperbolicResNet, 10, 10, variant, **common)  # type: ignore[arg-type]
 
 
 _SGD = partial(torch.optim.SGD, lr=0.2, momentum=0.9)
-_ADAM = partial(RiemannianAdam, lr=0.02)
+_SLOW, _FAST = partial(RiemannianAdam, lr=0.005), partial(RiemannianAdam, lr=0.02)
+_E, _EL = _resnet("e", groups=1), _resnet("el", groups=1)
+_L = _resnet("l", trivialize_beta=True)
 ROWS = {
     "breast_cancer/mlp": Row("MLP (64 hidden)", BreastCancer, partial(MLP, 30, 2), _SGD, 30, 128),
-    "digits/cnn": Row("small CNN", Digits, partial(SmallCNN, 10, 1, 16), _SGD, 30, 256),
-    "digits/e": Row(
-        "ResNet-10 E (Euclidean)", Digits, _resnet("e"), partial(RiemannianAdam, lr=0.005), 12, 256
-    ),
-    "digits/el": Row(
-        "ResNet-10 EL (Lorentz head)",
-        Digits,
-        _resnet("el"),
-        partial(RiemannianAdam, lr=0.005),
-        12,
-        256,
-    ),
-    "digits/l": Row("ResNet-10 L (HCNN)", Digits, _resnet("l"), _ADAM, 12, 256),
-    "mnist5k/cnn": Row("small CNN", MNIST5k, partial(SmallCNN, 10, 1, 16), _SGD, 15, 512),
+    "mnist5k/mlp": Row("MLP (64 hidden)", MNIST5k, partial(MLP, 784, 10), _SGD, 15, 512),
+    "digits/cnn": Row("small CNN", Digits, partial(SmallCNN, 10, 1, 8), _SGD, 20, 256),
+    "digits/e": Row("ResNet-10 E (Euclidean)", Digits, _E, _SLOW, 12, 256),
+    "digits/el": Row("ResNet-10 EL (Lorentz head)", Digits, _EL, _SLOW, 12, 256),
+    "digits/l": Row("ResNet-10 L (HCNN)", Digits, _L, _FAST, 12, 256),
 }
 
 
