@@ -5,12 +5,16 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["LabelledArrays", "PlainData", "PrivateStrategy"]
+__all__ = ["LabelledArrays", "PlainData", "PrivateStrategy", "is_private", "missing_members"]
 
 
 @runtime_checkable
 class PrivateStrategy(Protocol):
-    """A training strategy with a privacy guarantee, as callbacks see it on ``trainer.strategy``."""
+    """A training strategy with a privacy guarantee, as callbacks see it on ``trainer.strategy``.
+
+    It says so by a class attribute ``keeps_privacy_account = True``, which is no member of this
+    protocol: ``is_private`` must not change its answer when the protocol grows.
+    """
 
     noise_multiplier: float
     max_grad_norm: float
@@ -39,6 +43,25 @@ class PrivateStrategy(Protocol):
         noise_multiplier: float | None = None,
     ) -> None:
         """Start a phase of ``steps`` steps with one sampling rate, or one for each record."""
+
+
+def is_private(strategy: object) -> bool:
+    """Whether numbers that depend on single records are to be held back under a strategy.
+
+    Its marker ``keeps_privacy_account`` decides. Without one, anything that looks like DP-SGD (has
+    noise, a clipping norm or an epsilon) is taken as private: to hide a number from those who may
+    see it is the smaller mistake.
+    """
+    marker = getattr(strategy, "keeps_privacy_account", None)
+    if marker is not None:
+        return bool(marker)
+    return any(hasattr(strategy, name) for name in ("noise_multiplier", "max_grad_norm", "epsilon"))
+
+
+def missing_members(strategy: object) -> list[str]:
+    """Names of what ``PrivateStrategy`` asks for and the strategy has not."""
+    members = {*PrivateStrategy.__annotations__, *vars(PrivateStrategy)}
+    return sorted(n for n in members if not n.startswith("_") and not hasattr(strategy, n))
 
 
 class LabelledArrays(Protocol):

@@ -5,6 +5,7 @@ from .calibrate import MAX_STEPS as MAX_STEPS
 from .calibrate import calibrate_delta as calibrate_delta
 from .calibrate import calibrate_noise as calibrate_noise
 from .calibrate import calibrate_sample_rate as calibrate_sample_rate
+from .calibrate import calibrate_schedule as calibrate_schedule
 from .calibrate import calibrate_steps as calibrate_steps
 from .calibrate import remaining_steps as remaining_steps
 from .calculator import BudgetAnswer as BudgetAnswer

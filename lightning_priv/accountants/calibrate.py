@@ -24,6 +24,7 @@ __all__ = [
     "calibrate_delta",
     "calibrate_noise",
     "calibrate_sample_rate",
+    "calibrate_schedule",
     "calibrate_steps",
     "remaining_steps",
 ]
@@ -71,11 +72,44 @@ def calibrate_noise(
         >>> round(calibrate_noise(8.0, 1e-5, sample_rate=1 / 6, steps=600, accountant="rdp"), 4)
         2.741
     """
-    entry = canonical_history([(1.0, sample_rate, steps)])
-    if not entry:
+    pieces = [(1.0, sample_rate, steps)]
+    return calibrate_schedule(
+        target_epsilon, delta, pieces, accountant, history, neighbouring, tolerance
+    )
+
+
+def calibrate_schedule(
+    target_epsilon: float,
+    delta: float,
+    pieces: History,
+    accountant: AccountantName = "pld",
+    history: History = (),
+    neighbouring: Neighbouring = "add_remove",
+    tolerance: float | None = None,
+) -> float:
+    """Smallest noise multiplier for steps of which each piece has a multiple of it.
+
+    Args:
+        target_epsilon: as in ``calibrate_noise``, which is the case of one piece.
+        delta: in (0, 1).
+        pieces: entries (factor, sample_rate, steps): noise multiplier = factor times the result.
+        accountant: as in ``epsilon``.
+        history: what was spent before.
+        neighbouring: as in ``epsilon``.
+        tolerance: as in ``calibrate_noise``.
+
+    Returns:
+        A noise multiplier that was checked; at least 1e-3.
+
+    Raises:
+        ValueError: if an argument is out of range.
+        BudgetExceededError: if the history alone reaches the target, or no noise suffices.
+    """
+    parts = canonical_history(pieces)
+    if not parts or parts[0][0] == 0:
         raise ValueError(
-            f"sample_rate is {sample_rate!r} and steps {steps!r}: nothing is released, so that no "
-            "noise is needed; give a rate above 0 and at least one step"
+            f"the steps to be made are {list(pieces)!r}: nothing is released, so that no noise is "
+            "needed, or some has factor 0; give rates and factors above 0 and at least one step"
         )
     _check(target_epsilon, delta, accountant, history, neighbouring, tolerance)
     unit = (tolerance or _TOLERANCE[accountant]) / 2
@@ -85,7 +119,7 @@ def calibrate_noise(
         return _short(math.exp(-index * unit), unit)
 
     index = _search(
-        lambda i: [(noise(i), sample_rate, steps)],
+        lambda i: [(factor * noise(i), rate, steps) for factor, rate, steps in parts],
         target_epsilon,
         delta,
         accountant,

@@ -9,9 +9,11 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import erf, erfcx, ndtr, ndtri
+from scipy.special import erf
 
 from lightning_priv.accountants.history import check_delta, check_epsilon
+from lightning_priv.functional import gaussian_dp
+from lightning_priv.functional.gaussian_dp import log_gdp_delta
 
 __all__ = [
     "dp_tradeoff",
@@ -24,8 +26,6 @@ __all__ = [
     "tradeoff_epsilon",
 ]
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)
-
 
 def _check_mu(mu: float) -> float:
     if not float(mu) >= 0:
@@ -33,31 +33,8 @@ def _check_mu(mu: float) -> float:
     return float(mu)
 
 
-def _mills(x: float) -> float:
-    """(1 - Phi(x)) / phi(x)."""
-    return math.sqrt(math.pi / 2) * float(erfcx(x / math.sqrt(2)))
-
-
 def _log_gdp_delta(epsilon: float, mu: float) -> float:
-    """Logarithm of delta, accurate where delta itself underflows or nearly cancels.
-
-    With a = epsilon/mu - mu/2, b = a + mu and phi(a) = e^epsilon phi(b):
-    delta = Phi(-a) - e^epsilon Phi(-b) = phi(a) (mills(a) - mills(b)).
-    """
-    if mu == 0:
-        return -math.inf
-    if math.isinf(mu):
-        return 0.0
-    a, b = epsilon / mu - mu / 2, epsilon / mu + mu / 2
-    log_phi = -(a**2) / 2 - math.log(2 * math.pi) / 2
-    if a < -1:  # delta is not small: the plain difference loses nothing
-        return math.log(float(ndtr(-a)) - math.exp(log_phi) * _mills(b))
-    if mu > 0.1:
-        difference = _mills(a) - _mills(b)
-    else:  # mills'(t) = t mills(t) - 1
-        at = (a + b) / 2 + mu / 2 * _NODES
-        difference = mu / 2 * float(np.dot(_WEIGHTS, [1 - t * _mills(t) for t in at]))
-    return log_phi + math.log(difference) if difference > 0 else -math.inf
+    return float(log_gdp_delta(epsilon, mu))
 
 
 def gdp_delta(epsilon: float, mu: float) -> float:
@@ -159,8 +136,7 @@ def gdp_tradeoff(false_positive_rate: ArrayLike, mu: float) -> NDArray[np.float6
         Rates of the same shape.
     """
     alpha = _check_rates(false_positive_rate, "false_positive_rate")
-    curve: NDArray[np.float64] = ndtr(-ndtri(alpha) - _check_mu(mu))
-    return curve
+    return np.asarray(gaussian_dp.gdp_tradeoff(alpha, _check_mu(mu)))
 
 
 def dp_tradeoff(
@@ -202,10 +178,7 @@ def profile_tradeoff(
             f"epsilons have shape {eps.shape}, deltas {delta.shape}; give one-dimensional arrays "
             "of equal length, every epsilon >= 0"
         )
-    with np.errstate(over="ignore", invalid="ignore"):
-        left = np.where(alpha > 0, 1 - delta - np.exp(eps) * alpha, 1 - delta)
-    right = np.exp(-eps) * (1 - delta - alpha)
-    return np.maximum(np.maximum(left, right), 0.0).max(axis=-1)
+    return np.asarray(gaussian_dp.dp_tradeoff(alpha, eps, delta)).max(axis=-1)
 
 
 def tradeoff_delta(

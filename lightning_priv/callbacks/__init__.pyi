@@ -4,6 +4,7 @@ from .dashboard import Target as Target
 from .lorentz import ManifoldMonitor as ManifoldMonitor
 from .media import log_media as log_media
 from .media import run_directory as run_directory
+from .pretrained import PretrainedWeights as PretrainedWeights
 from .privacy import ClippingMonitor as ClippingMonitor
 from .privacy import PrivacyBudget as PrivacyBudget
 from .random_state import RandomState as RandomState

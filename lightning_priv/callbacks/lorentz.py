@@ -18,7 +18,7 @@ from lightning_priv.nn.lorentz.observation import (
     manifold_values,
     observe,
 )
-from lightning_priv.protocols import PrivateStrategy
+from lightning_priv.protocols import is_private
 from lightning_priv.reports.manifold import radius_bands
 
 from .media import log_media
@@ -186,7 +186,7 @@ class ManifoldMonitor(Callback):
             log_media(trainer, f"{prefix}/radius", radius_bands(shown))
 
     def _private(self, trainer: Trainer) -> bool:
-        return isinstance(trainer.strategy, PrivateStrategy)
+        return is_private(trainer.strategy)
 
     def _hidden(self, trainer: Trainer) -> bool:
         return self._private(trainer) and not self.log_private

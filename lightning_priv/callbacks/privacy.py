@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lightning_priv.protocols import PrivateStrategy
+from lightning_priv.protocols import is_private, missing_members
 from lightning_priv.reports.figures import learning_curves
 
 from ._once import OnceCallback
@@ -146,11 +146,12 @@ def private_strategy(trainer: Trainer, asking: str) -> Any:
     Raises:
         MisconfigurationException: saying who needs one.
     """
-    strategy = trainer.strategy
-    if not isinstance(strategy, PrivateStrategy):
+    strategy, missing = trainer.strategy, missing_members(trainer.strategy)
+    if not is_private(strategy) or missing:
         raise MisconfigurationException(
-            f"{asking} needs a private strategy, the trainer has {type(strategy).__name__}; set "
-            "trainer.strategy: lightning_priv.strategies.DPSGDStrategy"
+            f"{asking} needs a private strategy, the trainer has {type(strategy).__name__}, "
+            f"without {', '.join(missing) or 'a privacy account'}; set trainer.strategy: "
+            "lightning_priv.strategies.DPSGDStrategy"
         )
     return strategy
 

@@ -14,7 +14,7 @@ from lightning_priv.functional.reconstruction import (
     rero_composition,
     risk_corridor,
 )
-from lightning_priv.protocols import PrivateStrategy
+from lightning_priv.protocols import is_private, missing_members
 from lightning_priv.reports.tables import Cell, Table
 
 from ._once import OnceCallback
@@ -85,11 +85,13 @@ class RiskCorridor(OnceCallback):
         self._idle = stage != "fit" or self.is_repeated(trainer)
         if self._idle:
             return
-        if not isinstance(trainer.strategy, PrivateStrategy):
+        strategy, missing = trainer.strategy, missing_members(trainer.strategy)
+        if not is_private(strategy) or missing:
             raise ConfigurationError(
                 f"RiskCorridor needs a private training, but the strategy is "
-                f"{type(trainer.strategy).__name__}; set trainer.strategy to "
-                "lightning_priv.strategies.DPSGDStrategy or remove the callback"
+                f"{type(strategy).__name__}, without {', '.join(missing) or 'a privacy account'}; "
+                "set trainer.strategy to lightning_priv.strategies.DPSGDStrategy or remove the "
+                "callback"
             )
         shape = self.input_shape
         if shape is None:

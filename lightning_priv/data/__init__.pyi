@@ -27,3 +27,4 @@ from .svhn import SVHN as SVHN
 from .tables import BreastCancer as BreastCancer
 from .tables import Wine as Wine
 from .tiny_imagenet import TinyImageNet as TinyImageNet
+from .views import MultiView as MultiView

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from .lazy import Inputs
-from .sampling import hashed
+from .sampling import hashed, mix
 
 __all__ = ["ArrayDataset", "Augmentation", "Rows", "Transform", "collate_rows"]
 
@@ -66,6 +66,9 @@ class ArrayDataset(Dataset[tuple[Any, ...]]):
             before ``transform``.
         indexed: return the id as third entry.
 
+    Attributes:
+        views: random views of each sample, see ``with_views``; 1 for none.
+
     Raises:
         ValueError: if the lengths of ``x``, ``y`` and ``ids`` differ.
     """
@@ -86,6 +89,7 @@ class ArrayDataset(Dataset[tuple[Any, ...]]):
             )
         self.x, self.targets, self.ids = x, y.long(), ids.long()
         self.transform, self.augment, self.indexed = transform, augment, indexed
+        self.views = 1
 
     def __len__(self) -> int:
         return len(self.x)
@@ -102,10 +106,39 @@ class ArrayDataset(Dataset[tuple[Any, ...]]):
         if self.augment is not None:
             key = getattr(positions[0], "key", None) if len(positions) else 0
             key = int(torch.randint(1 << 62, ())) if key is None else key
-            x = self.augment(x, hashed(key, ids.numpy()))
+            keys = [mix(key, v) for v in range(self.views)] if self.views > 1 else [key]
+            words = np.stack([hashed(k, ids.numpy()) for k in keys], axis=1)
+            x = self.augment(x.repeat_interleave(self.views, 0), words.reshape(-1))
         if self.transform is not None:
             x = self.transform(x)
+        if self.views > 1:
+            x = x.unflatten(0, (len(rows), self.views))
         return Rows(x, self.targets[rows], ids if self.indexed else None)
+
+    def with_views(self, views: int) -> "ArrayDataset":
+        """Return the same samples with several random views of each; the memory is shared.
+
+        Private training asks for them (``augmentation_multiplicity``). Inputs of a batch then have
+        the shape (B, views, ...).
+
+        Args:
+            views: number of views, at least 1.
+
+        Raises:
+            ValueError: if ``views`` is below 1, or the samples are not augmented.
+        """
+        if views < 1:
+            raise ValueError(f"views={views}: give a whole number of at least 1")
+        if self.augment is None and views > 1:
+            raise ValueError(
+                f"the data are not augmented, so all {views} views of a sample would be equal; set "
+                "augment: true in the data module"
+            )
+        other = ArrayDataset(
+            self.x, self.targets, self.ids, self.transform, self.augment, self.indexed
+        )
+        other.views = views
+        return other
 
     def plain(self) -> "ArrayDataset":
         """Return the same samples in the same order without augmentation; the memory is shared."""

@@ -23,6 +23,7 @@ Array = NDArray[Any]
 Result = Any  # float for numbers, an array for arrays
 
 _SQRT2 = math.sqrt(2.0)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(5)
 
 
 def gaussian_mu(noise_multiplier: ArrayLike, steps: ArrayLike = 1) -> Result:
@@ -44,10 +45,8 @@ def gaussian_mu(noise_multiplier: ArrayLike, steps: ArrayLike = 1) -> Result:
 def gdp_delta(epsilon: ArrayLike, mu: ArrayLike) -> Result:
     """Smallest delta for which a mu-GDP mechanism is (epsilon, delta)-DP.
 
-    delta = Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2)
-
-    Both terms carry the factor of the normal density at the first argument, which is taken out, so
-    that tiny deltas keep their digits.
+    delta = Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2), computed by
+    :func:`log_gdp_delta`, so that tiny deltas keep their digits.
 
     Args:
         epsilon: at least 0.
@@ -64,16 +63,44 @@ def gdp_delta(epsilon: ArrayLike, mu: ArrayLike) -> Result:
     return arguments.map(lambda a: _delta(a.full(a.epsilon), a.full(a.mu)))
 
 
-def _delta(epsilon: Array, mu: Array) -> Array:
-    private = mu == 0
-    mu = np.where(private, 1.0, mu)
+def log_gdp_delta(epsilon: ArrayLike, mu: ArrayLike) -> Array:
+    """Logarithm of ``gdp_delta``, accurate where delta underflows or its terms nearly cancel.
+
+    With a = epsilon/mu - mu/2, b = a + mu, phi(a) = e^epsilon phi(b) and Mills' ratio m:
+    delta = Phi(-a) - e^epsilon Phi(-b) = phi(a) (m(a) - m(b)).
+
+    Args:
+        epsilon: at least 0.
+        mu: at least 0, or infinite.
+
+    Returns:
+        log delta, at most 0; -inf for mu = 0.
+    """
+    epsilon, mu = np.broadcast_arrays(np.asarray(epsilon, float), np.asarray(mu, float))
+    private, open_ = mu == 0, np.isinf(mu)
+    mu = np.where(private | open_, 1.0, mu)
     near, far = epsilon / mu - mu / 2, epsilon / mu + mu / 2
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        scaled = 0.5 * (special.erfcx(near / _SQRT2) - special.erfcx(far / _SQRT2))
-        tail = np.exp(-0.5 * near**2) * scaled
-        second = np.exp(-0.5 * near**2) * 0.5 * special.erfcx(far / _SQRT2)
-    value = np.where(near > -1.0, tail, special.ndtr(-near) - second)
-    return np.where(private, 0.0, np.clip(value, 0.0, 1.0))
+    with np.errstate(all="ignore"):
+        log_phi = -(near**2) / 2 - math.log(2 * math.pi) / 2
+        mills_far = _mills(far)
+        # mills'(t) = t mills(t) - 1: for a small mu the difference as an integral
+        at = ((near + far) / 2)[..., None] + (mu / 2)[..., None] * _NODES
+        integral = mu / 2 * ((1 - at * _mills(at)) @ _WEIGHTS)
+        difference = np.where(mu > 0.1, _mills(near) - mills_far, integral)
+        small = log_phi + np.log(np.maximum(difference, 0.0))
+        # delta is not small: the plain difference loses nothing
+        large = np.log(special.ndtr(-near) - np.exp(log_phi) * mills_far)
+    value = np.where(near < -1, large, small)
+    return np.minimum(0.0, np.where(private, -np.inf, np.where(open_, 0.0, value)))
+
+
+def _mills(x: Array) -> Array:
+    """(1 - Phi(x)) / phi(x)."""
+    return math.sqrt(math.pi / 2) * special.erfcx(x / _SQRT2)
+
+
+def _delta(epsilon: Array, mu: Array) -> Array:
+    return np.exp(log_gdp_delta(epsilon, mu))
 
 
 def gdp_epsilon(delta: ArrayLike, mu: ArrayLike) -> Result:

@@ -4,3 +4,10 @@ from .resnet import ResNet as ResNet
 from .small import MLP as MLP
 from .small import SmallCNN as SmallCNN
 from .resnet9 import ResNet9 as ResNet9
+from .finetune import FineTuned as FineTuned
+from .lora import LoRA as LoRA
+from .lora import LoRAConv2d as LoRAConv2d
+from .lora import LoRALinear as LoRALinear
+from .vit import ViT as ViT
+from .wide_resnet import StandardizedConv2d as StandardizedConv2d
+from .wide_resnet import WideResNet as WideResNet

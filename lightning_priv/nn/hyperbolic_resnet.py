@@ -59,6 +59,8 @@ class HyperbolicResNet(nn.Module):
         residual: Lorentz residual connection, see ``LorentzResidual``.
         linear: linear map inside Lorentz convolutions, see ``LorentzConv2d``.
         trivialize_beta: see ``LorentzBatchNorm2d``.
+        groups: groups of Euclidean group norms, see ``ResNet`` (variants ``e``, ``el``, ``ep``).
+            Lorentz norms have one: 1 is their closest twin.
 
     Shape:
         Input (B, in_channels, H, W), output (B, num_classes): logits.
@@ -94,12 +96,15 @@ class HyperbolicResNet(nn.Module):
         residual: Literal["space", "parallel_transport", "weighted_centroid"] = "space",
         linear: Literal["chen", "point_to_hyperplane"] = "chen",
         trivialize_beta: bool = False,
+        groups: int = 32,
     ) -> None:
         super().__init__()
         options = LorentzOptions(
             norm, variance, mean_reduction, norm_mode, residual, linear, trivialize_beta, fused
         )
         _check(variant, learn_k, clip_r, hyperbolic_stages, options)
+        if groups != 32 and variant in ("l", "hecnn"):
+            raise ValueError(f"groups belongs to variants e, el and ep, got {variant!r}")
         self.variant = variant
         self.in_channels = in_channels
         self.clip_r = clip_r
@@ -113,7 +118,7 @@ class HyperbolicResNet(nn.Module):
                 stage_clip_r,
             )  # fmt: skip
         else:
-            self.encoder = euclidean_encoder(depth, norm, in_channels, width, embedding_dim)
+            self.encoder = euclidean_encoder(depth, norm, in_channels, width, embedding_dim, groups)
         self.head = self._make_head(num_classes)
 
     def _make_head(self, num_classes: int) -> nn.Module:

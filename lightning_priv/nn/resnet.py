@@ -191,18 +191,21 @@ class ResNet(nn.Module):
     Args:
         depth: 10, 18 or 34 (basic blocks), or 50 (bottleneck blocks).
         num_classes: number of classes.
-        norm: ``batch``; ``group`` (32 groups, or fewer if they do not divide the channels), which
-            mixes no samples and is what DP-SGD accepts; ``none``; or ``sync_batch``, batch norm
-            over all processes (torch's, which trains on GPUs only).
+        norm: ``batch``; ``group`` (see ``groups``), which mixes no samples and is what DP-SGD
+            accepts; ``none``; or ``sync_batch``, batch norm over all processes (torch's, which
+            trains on GPUs only).
         in_channels: channels of the image.
         width: channels of the first stage.
         embedding_dim: channels of the last stage (before a bottleneck's widening); default 8 width.
+        groups: groups of the group norms, or fewer where they do not divide the channels. Narrow
+            networks on small images need few: a group of one or two values says little more than
+            their signs.
 
     Shape:
         Input (B, in_channels, H, W), output (B, num_classes): logits.
 
     Raises:
-        ValueError: for an unknown depth or a width below 1.
+        ValueError: for an unknown depth, or a width or number of groups below 1.
 
     Example:
         >>> import torch
@@ -218,10 +221,11 @@ class ResNet(nn.Module):
         in_channels: int = 3,
         width: int = 64,
         embedding_dim: int | None = None,
+        groups: int = 32,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
-        self.encoder = euclidean_encoder(depth, norm, in_channels, width, embedding_dim)
+        self.encoder = euclidean_encoder(depth, norm, in_channels, width, embedding_dim, groups)
         self.head = nn.Linear(self.encoder.out_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -238,16 +242,21 @@ class GlobalAvgPool2d(nn.Module):
 
 
 def euclidean_encoder(
-    depth: int, norm: str, in_channels: int, width: int, embedding_dim: int | None
+    depth: int,
+    norm: str,
+    in_channels: int,
+    width: int,
+    embedding_dim: int | None,
+    groups: int = 32,
 ) -> ResNetEncoder:
     """Encoder of Euclidean layers; arguments as in ``ResNet``."""
-    pool = GlobalAvgPool2d()
-    return ResNetEncoder(depth, in_channels, width, embedding_dim, euclidean_unit(norm), pool)
+    unit = euclidean_unit(norm, groups)
+    return ResNetEncoder(depth, in_channels, width, embedding_dim, unit, GlobalAvgPool2d())
 
 
-def euclidean_unit(norm: str) -> UnitFactory:
+def euclidean_unit(norm: str, groups: int = 32) -> UnitFactory:
     """Maker of Euclidean units with the given normalisation."""
-    make_norm = norm_factory(norm)
+    make_norm = norm_factory(norm, groups)
 
     def unit(
         i: int, o: int, kernel: int, stride: int, padding: int, act: bool, _: bool
@@ -258,11 +267,13 @@ def euclidean_unit(norm: str) -> UnitFactory:
     return unit
 
 
-def norm_factory(norm: str) -> NormFactory:
+def norm_factory(norm: str, groups: int = 32) -> NormFactory:
     """Constructor of a Euclidean normalisation from its number of channels."""
+    if groups < 1:
+        raise ValueError(f"groups must be at least 1, got {groups}")
     factories: dict[str, NormFactory] = {
         "batch": nn.BatchNorm2d,
-        "group": lambda channels: nn.GroupNorm(gcd(32, channels), channels),
+        "group": lambda channels: nn.GroupNorm(gcd(groups, channels), channels),
         "none": lambda _: nn.Identity(),
         "sync_batch": nn.SyncBatchNorm,
     }

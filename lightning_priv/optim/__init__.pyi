@@ -1,3 +1,4 @@
+from .dp_adam import DPAdamBC as DPAdamBC
 from .groups import parameter_groups as parameter_groups
 from .riemannian import RiemannianAdam as RiemannianAdam
 from .riemannian import RiemannianAdamW as RiemannianAdamW

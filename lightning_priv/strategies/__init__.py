@@ -5,8 +5,21 @@ from typing import Any
 from lightning.pytorch.strategies import StrategyRegistry
 
 from lightning_priv.strategies.dp_sgd import DPSGDDDPStrategy, DPSGDStrategy
+from lightning_priv.strategies.noise_schedule import (
+    ExponentialNoise,
+    LinearNoise,
+    NoiseSchedule,
+    StepNoise,
+)
 
-__all__ = ["DPSGDDDPStrategy", "DPSGDStrategy"]
+__all__ = [
+    "DPSGDDDPStrategy",
+    "DPSGDStrategy",
+    "ExponentialNoise",
+    "LinearNoise",
+    "NoiseSchedule",
+    "StepNoise",
+]
 
 
 def _register(name: str, strategy: type, description: str, **defaults: Any) -> None:

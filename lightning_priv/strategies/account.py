@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_priv.accountants import MAX_STEPS, AccountantName, calibrate_noise
+from lightning_priv.accountants import MAX_STEPS, AccountantName, calibrate_schedule
 from lightning_priv.errors import BudgetExceededError, PrivacyError
 from lightning_priv.strategies.ledger import Ledger
 from lightning_priv.strategies.phases import Cost, Phase, Rates, Spending, expected_batch
@@ -222,7 +222,7 @@ class Account:
                     "target_epsilon needs to know the number of steps; set the trainer's "
                     "max_epochs or max_steps, or give noise_multiplier and max_epsilon"
                 )
-            phase.noise_multiplier = self._calibrate(wanted - phase.done, target)
+            phase.noise_multiplier = self._calibrate([(1.0, wanted - phase.done)], target)
             phase.planned = wanted
             self._calibrated_for = target
             rank_zero_info(
@@ -240,24 +240,34 @@ class Account:
             affordable = spending.affordable(self.limit, self.delta, settings.accountant)
         if phase.planned is not None:
             affordable = min(affordable, phase.planned - phase.done)
-        if affordable < charges and self.abandoned:
-            rank_zero_warn(
-                f"{self.abandoned} steps were made after the checkpoint by runs that were lost; "
-                f"they are spent, and training ends {charges - affordable} steps early"
-            )
+        self._warn_of_lost_steps(charges - affordable)
         self.left = affordable
         if pass_length is not None and affordable < UNLIMITED:
             self.left = max(0, affordable * pass_length - position % pass_length)
         if phase.noise_multiplier == 0:
             rank_zero_warn("DP-SGD: noise_multiplier is 0, epsilon is infinite: nothing is private")
 
-    def _calibrate(self, steps: int, target: float) -> float:
-        """The least noise with which ``steps`` more steps leave every record within the target."""
+    def _calibrate(self, pieces: list[tuple[float, int]], target: float) -> float:
+        """The least noise with which more steps leave every record within the target.
+
+        Args:
+            pieces: (factor of the noise, steps) of what is to be made.
+            target: epsilon.
+        """
         accountant = self._settings.accountant
         return max(
-            calibrate_noise(target, self.delta, rate, steps, accountant, history)
+            calibrate_schedule(
+                target, self.delta, [(f, rate, n) for f, n in pieces], accountant, history
+            )
             for history, rate in self.known.prospects()
         )
+
+    def _warn_of_lost_steps(self, missing: int) -> None:
+        if missing > 0 and self.abandoned:
+            rank_zero_warn(
+                f"{self.abandoned} steps were made after the checkpoint by runs that were lost; "
+                f"they are spent, and training ends {missing} steps early"
+            )
 
     def require_step(self) -> None:
         """Raise if no step may be made any more.

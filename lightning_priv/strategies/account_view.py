@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from lightning_priv.accountants import AccountantName
-from lightning_priv.strategies.account import Account
 from lightning_priv.strategies.phases import Cohort
+from lightning_priv.strategies.scheduled_account import ScheduledAccount
 from lightning_priv.strategies.settings import PrivacySettings
 
 __all__ = ["AccountView"]
@@ -13,8 +15,11 @@ __all__ = ["AccountView"]
 class AccountView:
     """Read-only view of the account; no answer raises, what is not known yet is NaN or empty."""
 
+    #: callbacks recognise a private strategy by this
+    keeps_privacy_account: ClassVar[bool] = True
+
     settings: PrivacySettings
-    account: Account
+    account: ScheduledAccount
 
     def epsilon(
         self, delta: float | None = None, accountant: AccountantName | None = None

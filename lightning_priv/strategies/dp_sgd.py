@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch.distributed.constants import default_pg_timeout
 
+from lightning_priv.strategies.noise_schedule import NoiseSchedule
 from lightning_priv.strategies.private_training import PrivateTraining
 from lightning_priv.strategies.settings import PrivacySettings
 
@@ -34,8 +35,9 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         target_epsilon: find the noise so that the planned number of steps spends this epsilon.
         delta: delta of the statement; ``auto`` is 1 / (10 N).
         max_epsilon: stop before this epsilon would be passed.
-        physical_batch_size: most records to pass through the model at once; default: all.
-        engine: how gradients of single records are had.
+        physical_batch_size: most records to pass through the model at once, each with all its
+            views; default: all.
+        engine: how gradients of single records are had; ``auto`` is ``bk``, the fastest.
         clipping: one norm for all layers, one for each, normalisation, or a norm that follows a
             quantile of the gradient norms (its noisy count is paid for).
         accountant: which accountant decides.
@@ -65,6 +67,10 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         target_quantile: adaptive clipping: fraction of records to leave unclipped.
         clip_learning_rate: adaptive clipping: rate of the geometric update.
         count_noise: adaptive clipping: noise on the number of unclipped records.
+        augmentation_multiplicity: random views of each record; the mean of their gradients is
+            clipped, and privacy is as with one. See ``lightning_priv.data.MultiView``.
+        noise_schedule: factors of the noise multiplier over the planned steps (``LinearNoise``,
+            ``ExponentialNoise``, ``StepNoise``); with ``target_epsilon`` it is found for all steps.
     """
 
     strategy_name = "dp_sgd"
@@ -80,7 +86,7 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         delta: float | Literal["auto"] = "auto",
         max_epsilon: float | None = None,
         physical_batch_size: int | None = None,
-        engine: Literal["auto", "hooks", "ghost", "functorch"] = "auto",
+        engine: Literal["auto", "bk", "hooks", "ghost", "functorch"] = "auto",
         clipping: Literal["flat", "per_layer", "automatic", "adaptive"] = "flat",
         accountant: Literal["rdp", "prv", "pld", "gdp"] = "pld",
         sampling: Literal["poisson", "shuffle"] = "poisson",
@@ -106,6 +112,8 @@ class DPSGDStrategy(PrivateTraining, SingleDeviceStrategy):
         target_quantile: float = 0.5,
         clip_learning_rate: float = 0.2,
         count_noise: float | None = None,
+        augmentation_multiplicity: int = 1,
+        noise_schedule: NoiseSchedule | None = None,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(PrivacySettings(**arguments))
@@ -139,8 +147,9 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         target_epsilon: find the noise so that the planned number of steps spends this epsilon.
         delta: delta of the statement; ``auto`` is 1 / (10 N).
         max_epsilon: stop before this epsilon would be passed.
-        physical_batch_size: most records to pass through the model at once; default: all.
-        engine: how gradients of single records are had.
+        physical_batch_size: most records to pass through the model at once, each with all its
+            views; default: all.
+        engine: how gradients of single records are had; ``auto`` is ``bk``, the fastest.
         clipping: one norm for all layers, one for each, normalisation, or a norm that follows a
             quantile of the gradient norms (its noisy count is paid for).
         accountant: which accountant decides.
@@ -172,6 +181,10 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         count_noise: adaptive clipping: noise on the number of unclipped records.
         process_group_backend: ``gloo`` or ``nccl``; default: by device.
         start_method: how processes are started.
+        augmentation_multiplicity: random views of each record; the mean of their gradients is
+            clipped, and privacy is as with one. See ``lightning_priv.data.MultiView``.
+        noise_schedule: factors of the noise multiplier over the planned steps (``LinearNoise``,
+            ``ExponentialNoise``, ``StepNoise``); with ``target_epsilon`` it is found for all steps.
     """
 
     strategy_name = "dp_sgd_ddp"
@@ -184,7 +197,7 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         delta: float | Literal["auto"] = "auto",
         max_epsilon: float | None = None,
         physical_batch_size: int | None = None,
-        engine: Literal["auto", "hooks", "ghost", "functorch"] = "auto",
+        engine: Literal["auto", "bk", "hooks", "ghost", "functorch"] = "auto",
         clipping: Literal["flat", "per_layer", "automatic", "adaptive"] = "flat",
         accountant: Literal["rdp", "prv", "pld", "gdp"] = "pld",
         sampling: Literal["poisson", "shuffle"] = "poisson",
@@ -213,6 +226,8 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         process_group_backend: str | None = None,
         start_method: Literal["popen", "spawn", "fork", "forkserver"] = "popen",
         timeout: timedelta | None = default_pg_timeout,
+        augmentation_multiplicity: int = 1,
+        noise_schedule: NoiseSchedule | None = None,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         base = {k: arguments.pop(k) for k in ("process_group_backend", "start_method", "timeout")}

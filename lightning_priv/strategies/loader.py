@@ -73,12 +73,20 @@ def check_loader(loader: object) -> DataLoader[Any]:
     return loader
 
 
-def private_loader(loader: DataLoader[Any], sampler: GlobalSampler) -> PrivateLoader:
-    """The same records, workers and collate function, with batches drawn by ``sampler``."""
+def private_loader(
+    loader: DataLoader[Any], dataset: Dataset[Any], sampler: GlobalSampler
+) -> PrivateLoader:
+    """A loader with the same workers and collate function.
+
+    Args:
+        loader: the user's.
+        dataset: its records, or several views of them.
+        sampler: draws the batches.
+    """
     return PrivateLoader(
-        loader.dataset,
+        dataset,
         batch_sampler=sampler,
-        collate_fn=CollateWithEmpty(loader.collate_fn, loader.dataset[0]),
+        collate_fn=CollateWithEmpty(loader.collate_fn, dataset[0]),
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,

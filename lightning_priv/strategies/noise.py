@@ -14,6 +14,7 @@ from torch import Tensor
 __all__ = ["DefaultNoise", "NoiseSource", "SecureNoise", "make_noise"]
 
 _CHUNK = 1 << 20
+_CACHED = 1 << 16  # numbers drawn at once: the processor's cache holds them
 
 
 class NoiseSource(ABC):
@@ -56,8 +57,12 @@ class DefaultNoise(NoiseSource):
         """Add independent N(0, standard_deviation^2) to each number of ``values``, in place."""
         if standard_deviation == 0:
             return
-        noise = torch.empty_like(values).normal_(0.0, standard_deviation, generator=self.generator)
-        values.add_(noise)
+        flat = values.view(-1)
+        chunk = _CACHED if values.device.type == "cpu" else flat.numel()
+        buffer = torch.empty_like(flat[:chunk])
+        for part in flat.split(max(chunk, 1)):
+            noise = buffer[: len(part)]
+            part.add_(noise.normal_(0.0, standard_deviation, generator=self.generator))
 
     def state(self) -> Tensor:
         """State of the generator."""

@@ -167,10 +167,21 @@ class Spending:
                 return [[(s, float(q), n) for (s, _, n), q in zip(first, tops, strict=True)]]
         return [rows[rates] for rates in kept]
 
-    def epsilon(self, delta: float, accountant: AccountantName) -> float:
-        """The largest epsilon of any record."""
+    def epsilon(
+        self, delta: float, accountant: AccountantName, ahead: Sequence[tuple[float, int]] = ()
+    ) -> float:
+        """The largest epsilon of any record.
+
+        Args:
+            delta: of the statement.
+            accountant: which one.
+            ahead: (noise_multiplier, steps) to be made at the current rates, counted too.
+        """
         return max(
-            (epsilon_of(merged(h), delta, accountant) for h in self.histories()),
+            (
+                epsilon_of(merged([*h, *((s, h[-1][1], n) for s, n in ahead)]), delta, accountant)
+                for h in self.histories()
+            ),
             default=0.0,
         )
 
@@ -191,12 +202,54 @@ class Spending:
                 found[tuple(merged(history)), rate] = None
         return [(list(history), rate) for history, rate in found]
 
-    def affordable(self, limit: float, delta: float, accountant: AccountantName) -> int:
-        """Steps of the current phase that keep every record at or below ``limit``."""
-        sigma = self.current.noise_multiplier
-        assert sigma is not None, "calibrate the noise first"
+    def affordable(
+        self,
+        limit: float,
+        delta: float,
+        accountant: AccountantName,
+        pieces: Sequence[tuple[float, int]] | None = None,
+    ) -> int:
+        """Steps at the current rates that keep every record at or below ``limit``.
+
+        Args:
+            limit: epsilon that must not be passed.
+            delta: of the statement.
+            accountant: which one decides.
+            pieces: (noise_multiplier, steps) to be made; default: as many as fit, with the current
+                phase's noise.
+        """
+        if pieces is None:
+            assert self.current.noise_multiplier is not None, "calibrate the noise first"
+            return self._fitting(limit, delta, accountant, self.current.noise_multiplier, [])
+        total = sum(steps for _, steps in pieces)
+        if self.epsilon(delta, accountant, pieces) <= limit:
+            return total
+        count = 0
+        for number, (sigma, steps) in enumerate(pieces):
+            fitting = self._fitting(limit, delta, accountant, sigma, pieces[:number])
+            if fitting < steps:
+                return count + fitting
+            count += steps
+        return count
+
+    def _fitting(
+        self,
+        limit: float,
+        delta: float,
+        accountant: AccountantName,
+        sigma: float,
+        before: Sequence[tuple[float, int]],
+    ) -> int:
+        """Steps with ``sigma`` that fit behind those of ``before``."""
         return min(
-            remaining_steps(history, sigma, rate, limit, delta, accountant)
+            remaining_steps(
+                [*history, *((s, rate, n) for s, n in before)],
+                sigma,
+                rate,
+                limit,
+                delta,
+                accountant,
+            )
             for history, rate in self.prospects()
         )
 

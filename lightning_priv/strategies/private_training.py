@@ -31,6 +31,7 @@ from lightning_priv.strategies.report import build_report, send_to_wandb, write_
 from lightning_priv.strategies.resuming import ResumableAccount
 from lightning_priv.strategies.settings import PrivacySettings
 from lightning_priv.strategies.step import LogicalStep, make_step
+from lightning_priv.strategies.views import rows_of_views
 
 __all__ = ["PrivateTraining"]
 
@@ -167,18 +168,19 @@ class PrivateTraining(ResumableAccount):
                 "DP-SGD: deterministic: whoever knows the seed or a checkpoint can subtract the "
                 "noise; for tests only"
             )
-        share = self.account.expected_batch / self.world_size
         mixed = self._trainer.precision == "bf16-mixed"
         engine = choose_engine(
             s.engine,
-            self._part,
-            s.physical_batch_size or max(1, round(share)),
             s.clipping == "per_layer",
             mixed,
             s.loss_reduction,
+            s.augmentation_multiplicity,
+            s.deterministic,
         )
         if s.probe and self._probed != "passed":
-            self._probed = ask_probe(self, loaders[0], s.dp_module, engine)
+            self._probed = ask_probe(
+                self, loaders[0], s.dp_module, engine, s.augmentation_multiplicity
+            )
         engine.attach(self._part, s.dp_module or "")
         if self._noise is None:
             self._noise = make_noise(s.noise_rng, self.root_device, s.seed)
@@ -222,6 +224,7 @@ class PrivateTraining(ResumableAccount):
         self._batch = self._stream.take(self.account)
         if self.account.left is None:
             self._plan()
+        self.account.follow_schedule()
 
     def training_step(self, batch: Any, batch_idx: int = 0) -> Any:
         """Collect the clipped gradients of a logical batch."""
@@ -238,7 +241,8 @@ class PrivateTraining(ResumableAccount):
         module = self._module
         if not module.automatic_optimization:
             with step.watching(drawn.local):
-                return call_training_step(module, batch, batch_idx)
+                rows = rows_of_views(batch, drawn.local, step.views)
+                return call_training_step(module, rows, batch_idx)
         return step.run(module, batch, batch_idx, drawn.local)
 
     def _follow_changes(self) -> None:
@@ -287,13 +291,17 @@ class PrivateTraining(ResumableAccount):
         self.account.charge(step.pass_number)
         phase = self.account.known.current
         assert phase.noise_multiplier is not None
-        step.release(
+        groups = optimizer.param_groups
+        noise = step.release(
             phase.noise_multiplier,
             phase.denominator,
             self._sum_over_ranks,
             self.is_global_zero,
-            [p for group in optimizer.param_groups for p in group["params"]],
+            [p for group in groups for p in group["params"]],
         )
+        for group in groups:
+            if "noise_variance" in group:  # DPAdamBC takes it out of its second moments
+                group["noise_variance"] = noise**2
         self._clip_norm = step.rule.max_grad_norm
         self._log()
         self._stop_if_used_up()

@@ -22,8 +22,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
 
 from lightning_priv.errors import PrivacyError, UnsupportedModuleError
-from lightning_priv.nn.per_sample import FunctorchEngine, HooksEngine, PerSampleEngine
+from lightning_priv.nn.per_sample import HooksEngine, PerSampleEngine
 from lightning_priv.strategies.validation import protected
+from lightning_priv.strategies.views import rows_of_views
 
 __all__ = ["Probe", "ask_probe", "call_training_step"]
 
@@ -45,14 +46,21 @@ class Probe:
         dp_module: name of the part to be trained.
         engine: a fresh engine that forms gradients of single records.
         tolerance: relative difference of norms that rounding may cause.
+        views: rows that the training step gets of each record.
     """
 
     def __init__(
-        self, module: LightningModule, dp_module: str | None, engine: HooksEngine, tolerance: float
+        self,
+        module: LightningModule,
+        dp_module: str | None,
+        engine: HooksEngine,
+        tolerance: float,
+        views: int = 1,
     ) -> None:
         self._clone = _silent_copy(module)
         self._engine = engine
         self._tolerance = tolerance
+        self._views = views
         engine.attach(protected(self._clone, dp_module))
 
     def run(self, loader: DataLoader[Any], transfer: Callable[[Any], Any]) -> None:
@@ -85,7 +93,8 @@ class Probe:
 
     def _gradients(self, batch: Any, size: int, seed: int) -> Gradients:
         engine = self._engine
-        engine.begin(size)
+        engine.begin(size, self._views)
+        batch = rows_of_views(batch, size, self._views)
         with _seeded(seed):
             try:
                 output = call_training_step(self._clone, batch, 0)
@@ -175,7 +184,11 @@ class Probe:
 
 
 def ask_probe(
-    strategy: Strategy, loader: DataLoader[Any], dp_module: str | None, engine: PerSampleEngine
+    strategy: Strategy,
+    loader: DataLoader[Any],
+    dp_module: str | None,
+    engine: PerSampleEngine,
+    views: int = 1,
 ) -> str:
     """Run the probe on the strategy's module; says what came of it."""
     module = strategy.lightning_module
@@ -183,15 +196,16 @@ def ask_probe(
     if not module.automatic_optimization:
         return "not run: manual optimization"
     mixed = module.trainer.precision == "bf16-mixed"
-    kind = FunctorchEngine if engine.name == "functorch" else HooksEngine
+    # the engine that will train, where it can show gradients of single records
+    kind = type(engine) if isinstance(engine, HooksEngine) else HooksEngine
 
     def transfer(batch: Any) -> Any:
         batch = strategy.precision_plugin.convert_input(batch)
         batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
         return Strategy.batch_to_device(strategy, batch)
 
-    fresh = kind(engine.loss_reduction)
-    Probe(module, dp_module, fresh, 5e-2 if mixed else 1e-2).run(loader, transfer)
+    fresh = kind(engine.loss_reduction, engine.reproducible)
+    Probe(module, dp_module, fresh, 5e-2 if mixed else 1e-2, views).run(loader, transfer)
     return "passed"
 
 

@@ -59,6 +59,7 @@ def build_report(
             "name": "DP-SGD: Gaussian noise on sums of clipped per-record gradients",
             "max_grad_norm": settings.max_grad_norm,
             "clipping": settings.clipping,
+            "augmentation_multiplicity": settings.augmentation_multiplicity,
             "noise_rng": settings.noise_rng,
         },
         "sampling": {

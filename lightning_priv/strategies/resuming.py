@@ -15,10 +15,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_priv.errors import PrivacyError
 from lightning_priv.strategies import checkpoint as ckpt
-from lightning_priv.strategies.account import Account
 from lightning_priv.strategies.account_view import AccountView
 from lightning_priv.strategies.noise import NoiseSource
 from lightning_priv.strategies.phases import Cost
+from lightning_priv.strategies.scheduled_account import ScheduledAccount
 from lightning_priv.strategies.settings import PrivacySettings
 from lightning_priv.strategies.stream import Stream
 
@@ -38,7 +38,7 @@ class ResumableAccount(AccountView, Strategy):
     def __init__(self, settings: PrivacySettings, **base: Any) -> None:
         super().__init__(**base)
         self.settings = settings
-        self.account = Account(settings)
+        self.account = ScheduledAccount(settings)
         self._stream = Stream(settings)
         self._noise: NoiseSource | None = None
         self._clip_norm = settings.max_grad_norm

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from lightning_priv.strategies.noise_schedule import NoiseSchedule
+
 __all__ = ["PrivacySettings"]
 
 
@@ -23,7 +25,7 @@ class PrivacySettings:
     delta: float | Literal["auto"] = "auto"
     max_epsilon: float | None = None
     physical_batch_size: int | None = None
-    engine: Literal["auto", "hooks", "ghost", "functorch"] = "auto"
+    engine: Literal["auto", "bk", "hooks", "ghost", "functorch"] = "auto"
     clipping: Literal["flat", "per_layer", "automatic", "adaptive"] = "flat"
     accountant: Literal["rdp", "prv", "pld", "gdp"] = "pld"
     sampling: Literal["poisson", "shuffle"] = "poisson"
@@ -49,6 +51,8 @@ class PrivacySettings:
     target_quantile: float = 0.5
     clip_learning_rate: float = 0.2
     count_noise: float | None = None
+    augmentation_multiplicity: int = 1
+    noise_schedule: NoiseSchedule | None = None
 
     def __post_init__(self) -> None:
         if (self.noise_multiplier is None) == (self.target_epsilon is None):
@@ -66,6 +70,8 @@ class PrivacySettings:
         _check("target_quantile", self.target_quantile, lambda v: 0 < v < 1, "in (0, 1)")
         _check("clip_learning_rate", self.clip_learning_rate, lambda v: v > 0, "above 0")
         _check("count_noise", self.count_noise, lambda v: 0 < v < math.inf, "above 0")
+        views = self.augmentation_multiplicity
+        _check("augmentation_multiplicity", views, lambda v: v >= 1, "at least 1")
         every = self.log_epsilon_every_n_steps
         _check("log_epsilon_every_n_steps", every, lambda v: v >= 0, "at least 0")
         if self.delta != "auto":
@@ -81,6 +87,11 @@ class PrivacySettings:
             )
         if self.sampling == "shuffle":
             self._check_shuffle()
+            if self.noise_schedule is not None:
+                raise ValueError(
+                    "noise_schedule with sampling: shuffle, where each pass is charged as a whole; "
+                    "use sampling: poisson"
+                )
 
     def _check_shuffle(self) -> None:
         if self.neighbouring != "replace_special":

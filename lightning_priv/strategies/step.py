@@ -30,6 +30,7 @@ from lightning_priv.strategies.batches import has_rows, merge_outputs, take_rows
 from lightning_priv.strategies.noise import NoiseSource
 from lightning_priv.strategies.probe import call_training_step
 from lightning_priv.strategies.settings import PrivacySettings
+from lightning_priv.strategies.views import rows_of_views
 
 __all__ = ["Adaptation", "LogicalStep", "make_step"]
 
@@ -66,6 +67,7 @@ class LogicalStep:
         noise: source of the noise, used by rank zero alone.
         adaptation: adaptive clipping, or None.
         physical: largest number of records to be passed through the model at once, or None.
+        views: rows that the training step gets of each record.
         seen: norms and clipping of the records since ``begin``; private.
         pass_number: for shuffled records, the pass that the step belongs to.
     """
@@ -75,6 +77,7 @@ class LogicalStep:
     noise: NoiseSource
     adaptation: Adaptation | None = None
     physical: int | None = None
+    views: int = 1
     seen: list[Clipped] = field(default_factory=list)
     pass_number: int | None = None
     _sums: GradientSums | None = None
@@ -103,7 +106,7 @@ class LogicalStep:
         Args:
             batch: batch of ``size`` records.
             size: number of records.
-            run: gives (loss, anything) of a batch; no loss counts as a gradient of zero.
+            run: gives (loss, anything) of the rows of a batch; no loss counts as a zero gradient.
 
         Returns:
             What ``run`` returned.
@@ -114,7 +117,7 @@ class LogicalStep:
                 "records were drawn; batch-transfer hooks must keep one row a record"
             )
         with self.watching(size):
-            loss, rest = run(batch)
+            loss, rest = run(rows_of_views(batch, size, self.views))
         if loss is None:
             self.engine.abort()
             return loss, rest
@@ -150,15 +153,17 @@ class LogicalStep:
         outputs: list[tuple[int, Tensor | None, dict[str, Any]]] = []
         slices = list(self.slices(size))
         if len(slices) == 1:
-            outputs.append((size, *self.add(batch, size, training_step)))
+            outputs.append((size * self.views, *self.add(batch, size, training_step)))
         elif slices:
             with averaged_log(module) as next_batch:
                 for rows in slices:
                     count = rows.stop - rows.start
                     next_batch(count)
                     part = take_rows(batch, rows, size)
-                    outputs.append((count, *self.add(part, count, training_step)))
-        losses = [n / size * loss.float() for n, loss, _ in outputs if loss is not None]
+                    rows_seen = count * self.views
+                    outputs.append((rows_seen, *self.add(part, count, training_step)))
+        total = size * self.views
+        losses = [n / total * loss.float() for n, loss, _ in outputs if loss is not None]
         mean = torch.stack(losses).sum() if losses else torch.zeros((), device=module.device)
         return {"loss": mean, **merge_outputs([(n, extra) for n, _, extra in outputs])}
 
@@ -167,7 +172,7 @@ class LogicalStep:
         """Watch the forward pass of ``size`` records."""
         self._size = size
         self._collected = False
-        self.engine.begin(size)
+        self.engine.begin(size, self.views)
         try:
             yield
         except BaseException:
@@ -218,7 +223,7 @@ class LogicalStep:
         reduce: Callable[[Tensor], Tensor],
         draws_noise: bool,
         others: Iterable[Parameter] = (),
-    ) -> None:
+    ) -> float:
         """Write the noised mean gradient to ``p.grad`` of every parameter covered.
 
         Args:
@@ -227,6 +232,9 @@ class LogicalStep:
             reduce: sum over the ranks.
             draws_noise: whether this rank adds the noise; exactly one does.
             others: parameters that are not covered; they get no gradient at all.
+
+        Returns:
+            The standard deviation of the noise in every number of ``p.grad``; public.
         """
         self.require_collected()
         sums, self._sums = self._sums, None
@@ -251,6 +259,7 @@ class LogicalStep:
         for parameter in others:
             if parameter not in sums:
                 parameter.grad = None
+        return sigma * bound / denominator
 
     def _adapt(
         self,
@@ -291,4 +300,5 @@ def make_step(
             settings.target_quantile, settings.clip_learning_rate, settings.count_noise
         )
     rule = _RULES[settings.clipping](max_grad_norm)
-    return LogicalStep(engine, rule, noise, adaptation, settings.physical_batch_size)
+    physical, views = settings.physical_batch_size, settings.augmentation_multiplicity
+    return LogicalStep(engine, rule, noise, adaptation, physical, views)

@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 
 from lightning_priv.data.sampling import Drawn, GlobalSampler, PoissonSampler, ShuffleSampler
 from lightning_priv.errors import PrivacyError
-from lightning_priv.strategies.account import Account
 from lightning_priv.strategies.loader import PrivateLoader, private_loader
 from lightning_priv.strategies.phases import Phase, as_rates
+from lightning_priv.strategies.scheduled_account import ScheduledAccount
 from lightning_priv.strategies.settings import PrivacySettings
+from lightning_priv.strategies.views import with_views
 
 __all__ = ["Stream"]
 
@@ -48,7 +49,7 @@ class Stream:
     def sample(
         self,
         loader: DataLoader[Any],
-        account: Account,
+        account: ScheduledAccount,
         rank: int,
         world_size: int,
         broadcast: Callable[[int], int],
@@ -80,9 +81,10 @@ class Stream:
         else:
             steps = self._steps_per_epoch(account)
             self.sampler = PoissonSampler(account.known.current.rates, records, steps, **common)
-        return private_loader(loader, self.sampler)
+        views = self._settings.augmentation_multiplicity
+        return private_loader(loader, with_views(loader.dataset, views), self.sampler)
 
-    def _steps_per_epoch(self, account: Account) -> int:
+    def _steps_per_epoch(self, account: ScheduledAccount) -> int:
         if self._settings.steps_per_epoch is not None:
             return self._settings.steps_per_epoch
         phase, records = account.known.current, account.known.num_records
@@ -90,7 +92,7 @@ class Stream:
             return phase.planned
         return max(1, round(records / account.expected_batch))
 
-    def begin_phase(self, account: Account, batch_size: int | None = None) -> None:
+    def begin_phase(self, account: ScheduledAccount, batch_size: int | None = None) -> None:
         """Make the phase current that was asked for, or the one that the settings describe."""
         records = account.known.num_records
         if self.next_phase is not None:
@@ -125,13 +127,19 @@ class Stream:
         """What will be taken next."""
         return self.sampler.drawn[0] if self.sampler is not None and self.sampler.drawn else None
 
-    def take(self, account: Account) -> Drawn:
+    def take(self, account: ScheduledAccount) -> Drawn:
         """The oldest batch that was handed out; its step is used from now on.
 
         Raises:
             PrivacyError: if the sampler has handed out none, or drew it for another phase.
         """
-        if self._phase is not account.phase:
+        phase = account.phase
+        drawn_for = self._phase
+        if account.sigmas is not None and phase is not None and drawn_for is not None:
+            # a schedule changes the noise, not who may be drawn
+            same_rates = phase.digest == drawn_for.digest and not phase.explicit
+            drawn_for = phase if same_rates else drawn_for
+        if drawn_for is not phase:
             raise PrivacyError(
                 "set_phase was called after the loader of this epoch was made: its batches are "
                 "drawn with the old rates. Call it before fit or in on_train_epoch_end"

@@ -23,6 +23,7 @@ from private_kit import (
     weights,
 )
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from lightning_priv.accountants import epsilon
 from lightning_priv.callbacks import ClippingMonitor, PrivacyBudget
@@ -291,3 +292,19 @@ def test_the_command_line_starts_two_processes(tmp_path):
     assert told["epsilon"]["pld"] == epsilon([(sigma, rate, steps)], told["delta"])
     (ledger,) = tmp_path.rglob("privacy_ledger.jsonl")
     assert ledger.read_text().count('"step"') == 8  # rank zero alone writes
+
+
+def _train_with_views(rank, folder, strategy, data):
+    return _train(rank, folder, strategy, data=data)
+
+
+def test_views_on_one_and_two_processes_are_equal(gloo_pool, tmp_path):
+    x = torch.randn(96, 3, 6, generator=torch.Generator().manual_seed(3))
+    data = TensorDataset(x, torch.arange(96) % 3)
+    arguments = {**REPEATABLE, "physical_batch_size": 3, "augmentation_multiplicity": 3}
+    a, b = gloo_pool.run(_train_with_views, str(tmp_path), arguments, data)
+    assert torch.equal(a[0], b[0])
+    alone = DPSGDStrategy(**arguments)
+    _, module = fit(alone, data=data)
+    assert (a[0] - weights(module)).abs().max() < 1e-5
+    assert a[2:] == b[2:] == (alone.history, alone.epsilon())

@@ -1,3 +1,4 @@
+from .bk import BookKeepingEngine as BookKeepingEngine
 from .checks import module_problems as module_problems
 from .choose import ENGINES as ENGINES
 from .choose import choose_engine as choose_engine

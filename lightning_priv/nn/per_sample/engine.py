@@ -50,6 +50,7 @@ class PerSampleEngine(ABC):
 
     Args:
         loss_reduction: whether the loss is the mean or the sum of the records' losses.
+        reproducible: never decide by timing, so that a run can be repeated to the last bit.
 
     Attributes:
         layers: the trainable layers watched.
@@ -59,13 +60,18 @@ class PerSampleEngine(ABC):
     name: ClassVar[str]
     clips_by_layer: ClassVar[bool] = True
     mixed_precision: ClassVar[bool] = True
+    supports_views: ClassVar[bool] = True
 
-    def __init__(self, loss_reduction: Literal["mean", "sum"] = "mean") -> None:
+    def __init__(
+        self, loss_reduction: Literal["mean", "sum"] = "mean", reproducible: bool = False
+    ) -> None:
         self.loss_reduction = loss_reduction
+        self.reproducible = reproducible
         self.layers: list[Layer] = []
         self.unused: list[str] = []
         self._layer_of: dict[Parameter, int] = {}
         self._size = 0
+        self._views = 1
 
     def attach(self, module: nn.Module, name: str = "") -> None:
         """Watch the trainable layers of ``module``.
@@ -105,8 +111,14 @@ class PerSampleEngine(ABC):
         """Take all hooks away."""
 
     @abstractmethod
-    def begin(self, size: int) -> None:
-        """Watch the forward pass of ``size`` records."""
+    def begin(self, size: int, views: int = 1) -> None:
+        """Watch the forward pass of ``size`` records.
+
+        Args:
+            size: number of records.
+            views: rows of each record, one after the other; the forward pass has ``size * views``
+                rows. What is clipped is the mean of the gradients of a record's views.
+        """
 
     @abstractmethod
     def finish(self, loss: Tensor, rule: ClipRule, sums: GradientSums) -> Clipped:
@@ -139,10 +151,21 @@ class PerSampleEngine(ABC):
                 f"training_step returned a loss that is no scalar tensor with a graph "
                 f"({loss!r:.80}); return the {self.loss_reduction} of the records' losses"
             )
-        return loss.sum() * (self._size if self.loss_reduction == "mean" else 1)
+        # over its views, the loss of a record is their mean whatever the reduction
+        return loss.sum() * (self._size if self.loss_reduction == "mean" else 1 / self._views)
+
+    def _by_record(self, gradients: Tensor) -> Tensor:
+        """Gradients of rows, shape (records * views, ...), added up to those of records."""
+        if self._views == 1:
+            return gradients
+        return gradients.unflatten(0, (self._size, self._views)).sum(1)
 
     def _squares(self, squares: Mapping[Parameter, Tensor]) -> tuple[Tensor, Tensor]:
         """Squared norms (parameters, records) and the layer number of each parameter."""
+        if not squares:
+            raise UnsupportedModuleError(
+                "the loss does not depend on any trainable layer that training_step called"
+            )
         missing = [p for p in self._layer_of if p not in squares]
         self.unused = [self.name_of(p) for p in missing]
         layers = torch.tensor([self._layer_of[p] for p in squares])

@@ -15,6 +15,7 @@ from lightning_priv.nn.per_sample.clipping import ClipRule
 from lightning_priv.nn.per_sample.engine import Clipped, NonFiniteGradientError, PerSampleEngine
 from lightning_priv.nn.per_sample.exits import Exit, ModelExits
 from lightning_priv.nn.per_sample.layers import Call, Layer
+from lightning_priv.nn.per_sample.precision import full_precision
 from lightning_priv.nn.per_sample.sums import GradientSums
 from lightning_priv.nn.per_sample.taps import LayerTaps
 
@@ -34,6 +35,8 @@ class GhostEngine(PerSampleEngine):
     clips_by_layer: ClassVar[bool] = False
     # in bf16 the second pass rounds differently from the first, and the bound C would not be kept
     mixed_precision: ClassVar[bool] = False
+    # its norms are those of single rows; the views of a record have cross terms
+    supports_views: ClassVar[bool] = False
 
     _taps: LayerTaps | None = None
     _model: ModelExits | None = None
@@ -53,8 +56,10 @@ class GhostEngine(PerSampleEngine):
         self._taps = taps = LayerTaps(self.layers, self._receive)
         self._model = ModelExits(module, self.layers, taps.begin_segment)
 
-    def begin(self, size: int) -> None:
+    def begin(self, size: int, views: int = 1) -> None:
         """Watch the forward pass of ``size`` records."""
+        if views != 1:
+            raise ValueError(f"engine 'ghost' takes one row a record, got {views} views")
         assert self._taps is not None, "attach the engine first"
         assert self._model is not None, "attach the engine first"
         self._size = size
@@ -78,10 +83,11 @@ class GhostEngine(PerSampleEngine):
         self._model.pause()
         exits, self._model.exits = self._model.exits, []
         total_loss = self._scale(loss)
-        with _full_precision():
+        # both passes in full float32: with TF32 the two would differ by more than the slack
+        with full_precision():
             self._refuse_use_outside(total_loss)
             seeds = self._norm_pass(total_loss, exits)
-            squares, layers = self._squares(self._collected(sums.flat.dtype))
+            squares, layers = self._squares(self._collected(sums.dtype))
             norms = squares.sum(0).sqrt()
             finite = torch.isfinite(norms)
             if not bool(finite.all()):
@@ -133,10 +139,6 @@ class GhostEngine(PerSampleEngine):
             self._squared[parameter] = gradient.flatten(1).square().sum(1)
         squared = {p: s.to(dtype) for p, s in self._squared.items()}
         self._squared, self._several = {}, {}
-        if not squared:
-            raise UnsupportedModuleError(
-                "the loss does not depend on any trainable layer that training_step called"
-            )
         return squared
 
     def _weighted_pass(
@@ -204,18 +206,3 @@ def _norms_are_cheap(layer: Layer, call: Call, gradient: Tensor) -> bool:
             return gradient.shape[1] ** 2 <= module.in_features * module.out_features
         return gradient.dim() == 2
     return isinstance(module, nn.Embedding) and module.padding_idx is None
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Both passes in full float32: with TF32 the two would differ by more than the slack."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

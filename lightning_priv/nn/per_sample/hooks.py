@@ -39,12 +39,12 @@ class HooksEngine(PerSampleEngine):
     def _attach(self, module: nn.Module) -> None:
         self._taps = LayerTaps(self.layers, self._receive)
 
-    def begin(self, size: int) -> None:
-        """Watch the forward pass of ``size`` records."""
+    def begin(self, size: int, views: int = 1) -> None:
+        """Watch the forward pass of ``size`` records of ``views`` rows each."""
         assert self._taps is not None, "attach the engine first"
-        self._size = size
+        self._size, self._views = size, views
         self._samples = {}
-        self._taps.listen(size)
+        self._taps.listen(size * views)
 
     def abort(self) -> None:
         """Forget the forward pass that ``begin`` watched."""
@@ -66,6 +66,11 @@ class HooksEngine(PerSampleEngine):
 
     def per_sample_gradients(self, loss: Tensor) -> dict[Parameter, Tensor]:
         """Gradients (records, *parameter) of each record's own loss, for the parameters used."""
+        self._pass(loss)
+        return self._take()
+
+    def _pass(self, loss: Tensor) -> None:
+        """Backward from the loss; the taps receive what arrives at the layers."""
         taps = self._taps
         assert taps is not None, "attach the engine first"
         taps.pause()
@@ -82,17 +87,15 @@ class HooksEngine(PerSampleEngine):
         finally:
             taps.backward_runs = False
             taps.sources = []
+
+    def _take(self) -> dict[Parameter, Tensor]:
         samples, self._samples = self._samples, {}
         return samples
 
     def finish(self, loss: Tensor, rule: ClipRule, sums: GradientSums) -> Clipped:
         """Clip the gradients of the records of this batch and add them to ``sums``."""
         samples = self.per_sample_gradients(loss)
-        if not samples:
-            raise UnsupportedModuleError(
-                "the loss does not depend on any trainable layer that training_step called"
-            )
-        accumulated = sums.flat.dtype
+        accumulated = sums.dtype
         norms = {p: g.flatten(1).to(accumulated).square().sum(1) for p, g in samples.items()}
         squares, layers = self._squares(norms)
         # the norms err by a few units in the last place
@@ -111,10 +114,11 @@ class HooksEngine(PerSampleEngine):
     def _receive(self, layer: Layer, call: Call, output_gradients: list[Tensor | None]) -> None:
         for parameter, gradient in layer.gradients(call, output_gradients).items():
             layer.check_rows(parameter, gradient.shape[0], call.size)
+            record = self._by_record(gradient)
             if parameter in self._samples:
-                self._samples[parameter] = self._samples[parameter] + gradient
+                self._samples[parameter] = self._samples[parameter] + record
             else:
-                self._samples[parameter] = gradient
+                self._samples[parameter] = record
 
 
 class FunctorchEngine(HooksEngine):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,11 +20,19 @@ Gradients: TypeAlias = Mapping[Parameter, Tensor]
 
 @dataclass
 class Call:
-    """Inputs of one forward call of a layer with ``size`` records."""
+    """Inputs of one forward call of a layer with ``size`` records.
+
+    Attributes:
+        args: positional inputs.
+        kwargs: inputs by name.
+        size: number of rows.
+        noted: what the layer's ``note`` took from the output.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     size: int
+    noted: tuple[Tensor, ...] = ()
 
 
 @dataclass
@@ -36,12 +44,14 @@ class Layer:
         module: the module itself.
         parameters: its trainable parameters, those of its sub-modules included if ``functorch``.
         functorch: whether the gradients come from functorch instead of Opacus' grad samplers.
+        note: takes tensors from the output of a call that its gradients will need.
     """
 
     name: str
     module: nn.Module
     parameters: list[Parameter]
     functorch: bool
+    note: Callable[[Any], tuple[Tensor, ...]] | None = None
 
     def gradients(self, call: Call, output_gradients: list[Tensor | None]) -> Gradients:
         """Per-record gradients, shape (records, *parameter), of one call of the layer."""

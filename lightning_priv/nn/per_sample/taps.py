@@ -73,21 +73,45 @@ class LayerTaps:
         """Ignore forward passes from now on."""
         self._listening = False
 
+    @property
+    def hears(self) -> bool:
+        """Whether the call that runs now is to be noted."""
+        return self._listening and torch.is_grad_enabled()
+
     def _called(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if not self._listening or not torch.is_grad_enabled():
-            return
+        self.called(layer, args, kwargs, output)
+
+    def called(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
+        """Note one call of ``layer``; arguments as in ``watch``."""
+        if self.watch(layer, args, kwargs, output):
+            self.uses.update(layer.parameters)
+
+    def watch(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> bool:
+        """Wait for the gradients of the output of one call of ``layer``.
+
+        Args:
+            layer: what was called.
+            args: its inputs.
+            kwargs: its inputs by name.
+            output: what it returned.
+
+        Returns:
+            Whether there is anything to wait for.
+        """
+        if not self.hears:
+            return False
         outputs = [t for t in tree_leaves(output) if isinstance(t, Tensor)]
         live = [t for t in outputs if t.requires_grad]
         if not live:
-            return
+            return False
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         # autograd is asked for the gradients of the first layers only: everything behind them is
         # then on the way, and no weight gradient of the whole batch is formed
         if self._first or all(t.is_leaf or not t.requires_grad for t in inputs):
             self.sources.extend(get_gradient_edge(t) for t in live)
         self._first = False
-        self.uses.update(layer.parameters)
-        call = Call(tree_map(_frozen, args), tree_map(_frozen, kwargs), self._size)
+        noted = () if layer.note is None else layer.note(output)
+        call = Call(tree_map(_frozen, args), tree_map(_frozen, kwargs), self._size, noted)
         versions = [
             (t, t._version) for t in tree_leaves((call.args, call.kwargs)) if isinstance(t, Tensor)
         ]
@@ -97,20 +121,21 @@ class LayerTaps:
                 return  # a backward pass of the user's own, inside training_step
             if any(t._version != version for t, version in versions):
                 raise UnsupportedModuleError(
-                    f"an input of {type(module).__name__} at '{layer.name}' was changed in place "
-                    "after the layer had used it; use the out-of-place operation"
+                    f"an input of {type(layer.module).__name__} at '{layer.name}' was changed in "
+                    "place after the layer had used it; use the out-of-place operation"
                 )
             dtype = working_dtype(layer)
             found = iter(gradients)
             grads = [next(found) if t_live else None for t_live in alive]
             with torch.no_grad(), torch.autocast(device_type, enabled=False):
                 cast = partial(_cast, dtype=dtype)
+                inputs = tree_map(cast, call.args), tree_map(cast, call.kwargs)
                 self._receive(
                     layer,
-                    Call(tree_map(cast, call.args), tree_map(cast, call.kwargs), call.size),
+                    Call(*inputs, call.size, tree_map(cast, call.noted)),
                     [None if g is None else cast(g) for g in grads],
                 )
-            call.args, call.kwargs = (), {}
+            call.args, call.kwargs, call.noted = (), {}, ()
             versions.clear()
 
         # the hook must not hold the tensor it sits on, or neither would be freed
@@ -120,6 +145,7 @@ class LayerTaps:
             live[0].register_hook(lambda gradient: arrived([gradient]))
         else:
             register_multi_grad_hook(live, arrived)
+        return True
 
 
 def _frozen(value: Any) -> Any:

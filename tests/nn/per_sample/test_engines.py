@@ -278,7 +278,7 @@ def test_layer_rule_against_the_loop():
         return out
 
     expected, _ = loop_of_single_records(net, x, y, clip)
-    for name in ("hooks", "functorch"):
+    for name in ("bk", "hooks", "functorch"):
         sums, _ = clipped_sum(ENGINES[name](), net, x, y, LayerClipping(0.4))
         for p, g in expected.items():
             torch.testing.assert_close(sums[p], g, rtol=0, atol=1e-10)
@@ -297,7 +297,7 @@ def test_physical_batches_add_up():
         torch.testing.assert_close(sums.flat, whole.flat, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("engine_name", ["hooks", "functorch"])
+@pytest.mark.parametrize("engine_name", ["bk", "hooks", "functorch"])
 def test_bf16_forward_pass_keeps_the_bound_in_float32(engine_name):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
@@ -318,7 +318,7 @@ def test_a_record_with_an_infinite_gradient_gives_nothing():
     net, x, y = double(*NETS["mlp"])
     expected, _ = clipped_sum(ENGINES["hooks"](), net, x[1:], y[1:], FlatClipping(0.5))
     x[0] = float("inf")
-    for name in ("hooks", "functorch"):
+    for name in ("bk", "hooks", "functorch"):
         sums, seen = clipped_sum(ENGINES[name](), net, x, y, FlatClipping(0.5))
         torch.testing.assert_close(sums.flat, expected.flat, rtol=0, atol=1e-12)
         assert seen.clipped[0]
@@ -414,19 +414,16 @@ def test_a_changed_input_is_noticed():
         engine.finish(loss, FlatClipping(1.0), GradientSums(list(net.parameters())))
 
 
-def test_auto_takes_ghost_only_for_big_models_that_it_can_treat():
-    small, big = nn.Linear(4, 4), nn.Linear(4096, 4096, device="meta")
-    assert choose_engine("auto", small, 64).name == "hooks"
-    assert choose_engine("auto", big, 64).name == "ghost"
-    assert choose_engine("auto", big, 16).name == "hooks"
-    assert choose_engine("auto", big, 64, clips_by_layer=True).name == "hooks"
-    assert choose_engine("auto", big, 64, mixed_precision=True).name == "hooks"
+def test_auto_takes_bk_and_what_an_engine_cannot_do_is_refused():
+    for options in ({}, {"clips_by_layer": True}, {"mixed_precision": True}, {"views": 4}):
+        assert choose_engine("auto", **options).name == "bk"
+    assert choose_engine("auto", reproducible=True).reproducible
     with pytest.raises(ValueError, match="one factor a record"):
-        choose_engine("ghost", small, 4, clips_by_layer=True)
+        choose_engine("ghost", clips_by_layer=True)
     with pytest.raises(ValueError, match="mixed precision"):
-        choose_engine("ghost", small, 4, mixed_precision=True)
-    with pytest.raises(ValueError, match="known are auto, hooks, ghost, functorch"):
-        choose_engine("opacus", small, 4)
+        choose_engine("ghost", mixed_precision=True)
+    with pytest.raises(ValueError, match="known are auto, bk, hooks, ghost, functorch"):
+        choose_engine("opacus")
 
 
 def test_torchvision_resnet_after_repair():
@@ -441,7 +438,7 @@ def test_torchvision_resnet_after_repair():
     net = net.double()
     x, y = torch.randn(2, 3, 32, 32).double(), torch.tensor([0, 2])
     expected, norms = loop_of_single_records(net, x, y, flat(0.5))
-    for name in ("hooks", "ghost"):
+    for name in ("bk", "hooks", "ghost"):
         sums, _ = clipped_sum(ENGINES[name](), net, x, y, FlatClipping(0.5))
         for p, g in expected.items():
             torch.testing.assert_close(sums[p], g, rtol=0, atol=1e-10)

@@ -1,0 +1,211 @@
+"""Weights of convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from lightning_priv.nn.per_sample.bk.parts import (
+    Part,
+    Scope,
+    add_weighted,
+    blanked,
+    squares_of,
+)
+from lightning_priv.nn.per_sample.bk.product import gram_squares, worth_keeping
+from lightning_priv.nn.per_sample.bk.windows import Geometry, patch_gram, patches
+
+__all__ = ["Convolution"]
+
+_TRIAL_RECORDS = 4
+#: routes that need this many times the multiplications of the cheapest are not tried
+_PRUNE = 8
+
+
+class Convolution(Part):
+    """The weight of a convolution in one, two or three dimensions.
+
+    Ways to the norm, for T output positions, windows of D numbers and P output channels:
+
+    - *single*: the weight gradient of one record after the other, by the ordinary kernel; cheap
+      where T is large, since nothing is unfolded and the operands are in the cache.
+    - *unfold*: patches times output gradients, all records at once; for GPUs, and tiny layers.
+    - *pixels*: sum over t, s of (patch_t.patch_s)(g_t.g_s), with the patches' products from shifted
+      windows of the pixels' products (``patch_gram``); for small T.
+    - *patches*: the same with patches; for strides, groups, several views, and the smallest T.
+
+    The first two have the gradients in hand and keep them if they are not much larger than the
+    operands; otherwise the weighted sum is one weight gradient of the whole batch, with the factors
+    folded into the output gradients.
+
+    Args:
+        parameter: the weight, shape (P, C / groups, *kernel).
+        x: inputs, shape (rows, C, *spatial).
+        g: output gradients, shape (rows, P, *outputs).
+        geometry: of the convolution; ``x`` is padded with zeros only.
+        scope: the batch.
+        route: taken instead of the fastest.
+    """
+
+    def __init__(
+        self,
+        parameter: Parameter,
+        x: Tensor,
+        g: Tensor,
+        geometry: Geometry,
+        scope: Scope,
+        route: str | None = None,
+    ) -> None:
+        super().__init__(parameter, scope)
+        self._x, self._g = x, g
+        self._geometry = geometry
+        self._shape = (g.shape[1], x.shape[1] // geometry.groups, *geometry.kernel)
+        self._route = route
+        self._kept: Tensor | None = None
+
+    def gradients(self) -> Tensor:
+        """The gradients themselves."""
+        whole = slice(0, self.scope.records)
+        if (self._route or self._choose()) in ("single", "pixels"):
+            return self._single(whole)
+        return self._unfold(whole)
+
+    def measure(self) -> Tensor:
+        """Squared norms, shape (records,)."""
+        route = self._route or self._choose()
+        if route == "pixels":
+            return self._gram(self._pixel_grams, prod(self._x.shape[2:]))
+        if route == "patches":
+            return self._gram(self._patch_grams, self._positions)
+        direct = self._single if route == "single" else self._unfold
+        if worth_keeping(prod(self._shape), self._x, self._g):
+            self._kept = direct(slice(0, self.scope.records))
+            self._x = self._g = self._x.new_empty(0)
+            return squares_of(self._kept)
+        size = self._x.element_size() * prod(self._shape)
+        chunks = self.scope.chunks(size, self._x.device)
+        return torch.cat([squares_of(direct(c)) for c in chunks])
+
+    def add_to(self, out: Tensor, factors: Tensor) -> None:
+        """Add the weighted sum to ``out``."""
+        if self._kept is not None:
+            add_weighted(out, self._kept, factors)
+            return
+        x, g = self._x, self._g
+        weights = self.scope.by_rows(factors).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        x, g = (x * weights, g) if x.numel() < g.numel() else (x, g * weights)
+        out.add_(self._weight_gradient(x, g))
+
+    def blank(self, keep: Tensor) -> None:
+        """Set the other records' numbers to zero."""
+        if self._kept is not None:
+            self._kept = blanked(self._kept, keep)
+        else:
+            rows = self.scope.by_rows(keep)
+            self._x, self._g = blanked(self._x, rows), blanked(self._g, rows)
+
+    @property
+    def _positions(self) -> int:
+        return prod(self._g.shape[2:]) * self.scope.views
+
+    def _rows(self, records: slice) -> slice:
+        return slice(records.start * self.scope.views, records.stop * self.scope.views)
+
+    def _weight_gradient(self, x: Tensor, g: Tensor) -> Tensor:
+        """The weight gradient summed over the rows of ``x``."""
+        geo = self._geometry
+        like = x.new_empty(1).expand(self._shape)  # only its shape is read
+        found: Tensor = torch.ops.aten.convolution_backward(
+            g, x, like, None, geo.stride, geo.padding, geo.dilation, False,
+            [0] * len(geo.stride), geo.groups, [False, True, False],
+        )[1]  # fmt: skip
+        return found
+
+    def _single(self, records: slice) -> Tensor:
+        x, g, views = self._x, self._g, self.scope.views
+        out = x.new_empty(records.stop - records.start, *self._shape)
+        for i in range(records.start, records.stop):
+            rows = slice(i * views, (i + 1) * views)
+            out[i - records.start] = self._weight_gradient(x[rows], g[rows])
+        return out
+
+    def _operands(self, records: slice) -> tuple[Tensor, Tensor]:
+        """Patches and output gradients, shapes (records * groups, D or P / groups, T)."""
+        groups, views = self._geometry.groups, self.scope.views
+        x, g = self._x[self._rows(records)], self._g[self._rows(records)]
+        columns = patches(x, self._geometry, tuple(g.shape[2:]))
+        g = g.reshape(len(g), groups, g.shape[1] // groups, -1)
+        if views > 1:  # the positions of all views of a record side by side
+            columns = columns.unflatten(0, (-1, views)).permute(0, 2, 3, 1, 4).flatten(3)
+            g = g.unflatten(0, (-1, views)).permute(0, 2, 3, 1, 4).flatten(3)
+        return columns.flatten(0, 1), g.flatten(0, 1)
+
+    def _unfold(self, records: slice) -> Tensor:
+        size = self._x.element_size() * prod(self._shape[1:]) * self._geometry.groups
+        found = []
+        for part in self.scope.chunks(size * self._positions, self._x.device):
+            start, stop = part.start, min(part.stop, records.stop)
+            start = max(start, records.start)
+            if start < stop:
+                columns, g = self._operands(slice(start, stop))
+                found.append(torch.bmm(g, columns.mT).view(stop - start, *self._shape))
+        return torch.cat(found) if len(found) > 1 else found[0]
+
+    def _gram(self, grams: Callable[[slice], tuple[Tensor, Tensor]], positions: int) -> Tensor:
+        self.from_gram = True
+        size = 4 * self._x.element_size() * self._geometry.groups * positions**2
+        found = []
+        for part in self.scope.chunks(size, self._x.device):
+            squares = gram_squares(*grams(part))
+            found.append(squares.view(part.stop - part.start, -1).sum(1))
+        return torch.cat(found)
+
+    def _pixel_grams(self, records: slice) -> tuple[Tensor, Tensor]:
+        g = self._g[records].flatten(2)
+        inputs = patch_gram(self._x[records], self._geometry, tuple(self._g.shape[2:]))
+        return inputs, torch.bmm(g.mT, g)
+
+    def _patch_grams(self, records: slice) -> tuple[Tensor, Tensor]:
+        columns, g = self._operands(records)
+        return torch.bmm(columns.mT, columns), torch.bmm(g.mT, g)
+
+    def _choose(self) -> str:
+        x, g, geo = self._x, self._g, self._geometry
+        groups, positions = geo.groups, self._positions
+        inputs, outputs = prod(self._shape[1:]), g.shape[1] // groups
+        again = positions * inputs * outputs * groups  # the weighted sum, if nothing is kept
+        cost = {"single": again, "unfold": again + positions * inputs * groups}
+        cost["patches"] = again + groups * positions**2 * (inputs + outputs)
+        ones = all(s == 1 for s in geo.stride)
+        pixels = prod(x.shape[2:])
+        if ones and groups == 1 and self.scope.views == 1 and prod(geo.kernel) > 1:
+            cost["pixels"] = (
+                again + pixels**2 * x.shape[1] + positions**2 * (outputs + prod(geo.kernel))
+            )
+        best = min(cost.values())
+        trials = {name: self._trial(name) for name, steps in cost.items() if steps <= _PRUNE * best}
+        on_gpu = x.device.type == "cuda"
+        # windows that overlap little, or are few numbers, cost little to unfold
+        rule = "unfold" if on_gpu or not ones or inputs <= 64 else "single"
+        if positions <= 64:
+            rule = "pixels" if "pixels" in trials and positions > 16 else "patches"
+        key = (
+            Convolution, x.shape[1:], g.shape[1:], geo, self.scope.views, x.dtype, x.device,
+        )  # fmt: skip
+        return self.scope.routes.choose(key, rule if rule in trials else "single", trials, on_gpu)
+
+    def _trial(self, route: str) -> Callable[[], None]:
+        def run() -> None:
+            records = min(self.scope.records, _TRIAL_RECORDS)
+            scope = Scope(records, self.scope.views, self.scope.routes)
+            rows = records * scope.views
+            x, g = torch.ones_like(self._x[:rows]), torch.ones_like(self._g[:rows])
+            part = Convolution(self.parameter, x, g, self._geometry, scope, route)
+            part.measure()
+            part.add_to(x.new_zeros(self._shape), x.new_ones(records))
+
+        return run
