@@ -37,3 +37,6 @@ from .laplace_information import ProbeFit as ProbeFit
 from .laplace_information import Shards as Shards
 from .laplace_information import fit_probe as fit_probe
 from .laplace_information import lsi_scores as lsi_scores
+from .laplace_information import PaperSGD as PaperSGD
+from .gaussian import gaussian_entropy as gaussian_entropy
+from .gaussian import gaussian_kl as gaussian_kl

@@ -38,9 +38,12 @@ class Leverage:
 
     def deltas(self, x: Tensor, v: Tensor) -> Tensor:
         """P^-1 (v_i (x) x_i), how the weights move: (m, blocks, width, d1)."""
-        outer = (v[..., None] * x[:, None, None]).flatten(2)  # (m, blocks, width d1)
-        moved = outer.transpose(0, 1) @ self.inverse
-        return moved.transpose(0, 1).unflatten(2, (v.shape[2], x.shape[1]))
+        return self.solve(v[..., None] * x[:, None, None])
+
+    def solve(self, vectors: Tensor) -> Tensor:
+        """P^-1 times vectors of weights, (m, blocks, width, d1)."""
+        moved = vectors.flatten(2).transpose(0, 1) @ self.inverse
+        return moved.transpose(0, 1).reshape(vectors.shape)
 
 
 class Columns:
@@ -56,6 +59,10 @@ class Columns:
             if name not in self._columns:
                 self._columns[name] = value.new_zeros(self._n, *value.shape[1:])
             self._columns[name][start : start + len(value)] = value
+
+    def has(self, name: str) -> bool:
+        """Whether the column was written."""
+        return name in self._columns
 
     def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
         """A column; empty of the given shape if this process has no rows."""

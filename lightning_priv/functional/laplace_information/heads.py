@@ -70,7 +70,7 @@ class Softmax:
         return self.output_residual(self.to_outputs(u), y) @ self.basis(u)
 
     def output_residual(self, z: Tensor, y: Tensor) -> Tensor:
-        """p - y with full relative accuracy: where y = 1, minus the sum of the other p."""
+        """P - y with full relative accuracy: where y = 1, minus the sum of the other p."""
         p = z.softmax(-1)
         return torch.where(y > 0, -(p * (1 - y)).sum(-1, keepdim=True), p)
 
@@ -86,7 +86,7 @@ class Softmax:
         return off.diagonal_scatter(self.output_diagonal(z), dim1=-2, dim2=-1)
 
     def output_diagonal(self, z: Tensor) -> Tensor:
-        """p (1 - p) of logits, with full relative accuracy for p near 1."""
+        """P (1 - p) of logits, with full relative accuracy for p near 1."""
         p = z.softmax(-1)
         top = functional.one_hot(p.argmax(-1), self.classes).bool()
         others = p.masked_fill(top, 0).sum(-1, keepdim=True)
@@ -108,6 +108,33 @@ class Softmax:
         mean_a, mean_b = (p * a).sum(-1, keepdim=True), (p * b).sum(-1, keepdim=True)
         centred = (a - mean_a) * (b - mean_b)
         return (p * (centred - (p * centred).sum(-1, keepdim=True))) @ basis
+
+    def curvature_slope(self, u: Tensor) -> Tensor:
+        """Derivative of S (of logits) in the coordinates, (..., 1, C, C, C - 1)."""
+        p, basis = self.to_outputs(u).softmax(-1), self.basis(u)
+        rise = p[..., None] * (basis - (p[..., None, :] @ basis))  # dp / du
+        product = p[..., :, None, None] * rise[..., None, :, :]
+        return torch.diag_embed(rise.mT).movedim(-3, -1) - product - product.transpose(-3, -2)
+
+    def projected_diagonal(self, z: Tensor, basis: Tensor) -> Tensor:
+        """Diagonal of Q^T S Q, (..., 1, width), for logits (..., 1, C) and Q (1, C, width)."""
+        p = z.softmax(-1)
+        return (p @ basis[0].square() - (p @ basis[0]).square()).clamp_(min=0)
+
+    def summed_curvature(self, z: Tensor) -> Tensor:
+        """Sum of S over rows, (1, C, C), for logits (m, 1, C)."""
+        p = z[:, 0].softmax(-1)
+        return (p.sum(0).diag() - p.mT @ p)[None]
+
+    def many_residual(self, z: Tensor, y: Tensor) -> Tensor:
+        """Residuals of logits (m, C, b) of b probes, for targets (m, 1, C)."""
+        p = z.softmax(1)
+        return p.sub_(y[:, 0, :, None])
+
+    def many_diagonal(self, z: Tensor) -> Tensor:
+        """P (1 - p) of logits (m, C, b)."""
+        p = z.softmax(1)
+        return p * (1 - p)
 
 
 @dataclass(frozen=True)
@@ -154,7 +181,7 @@ class Bernoulli:
         return functional.softplus((1 - 2 * y) * u).sum((-2, -1))
 
     def residual(self, u: Tensor, y: Tensor) -> Tensor:
-        """p - y with full relative accuracy."""
+        """P - y with full relative accuracy."""
         sign = 1 - 2 * y
         return sign * torch.sigmoid(sign * u)
 
@@ -163,7 +190,7 @@ class Bernoulli:
         return self.residual(z, y)
 
     def curvature(self, u: Tensor) -> Tensor:
-        """p (1 - p), (..., blocks, 1, 1)."""
+        """P (1 - p), (..., blocks, 1, 1)."""
         return self.output_diagonal(u)[..., None]
 
     def output_curvature(self, z: Tensor) -> Tensor:
@@ -171,16 +198,36 @@ class Bernoulli:
         return self.curvature(z)
 
     def output_diagonal(self, z: Tensor) -> Tensor:
-        """p (1 - p)."""
+        """P (1 - p)."""
         return torch.sigmoid(z) * torch.sigmoid(-z)
 
     def diagonal_slope(self, u: Tensor) -> Tensor:
-        """p (1 - p) (1 - 2 p), (..., blocks, 1, 1)."""
+        """P (1 - p) (1 - 2 p), (..., blocks, 1, 1)."""
         return (self.output_diagonal(u) * -torch.tanh(u / 2))[..., None]
 
     def bilinear_slope(self, u: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Gradient in ``u`` of a S(u) b."""
         return a * b * self.output_diagonal(u) * -torch.tanh(u / 2)
+
+    def curvature_slope(self, u: Tensor) -> Tensor:
+        """The slope of the only entry of a block, (..., blocks, 1, 1, 1)."""
+        return self.diagonal_slope(u)[..., None]
+
+    def projected_diagonal(self, z: Tensor, basis: Tensor) -> Tensor:
+        """S of outputs (..., count, 1) along the only direction of a block."""
+        return self.output_diagonal(z) * basis[:, 0].square()
+
+    def summed_curvature(self, z: Tensor) -> Tensor:
+        """Sum of S over rows, (count, 1, 1), for outputs (m, count, 1)."""
+        return self.output_diagonal(z).sum(0)[..., None]
+
+    def many_residual(self, z: Tensor, y: Tensor) -> Tensor:
+        """Residuals of outputs (m, count, b) of b probes, for targets (m, count, 1)."""
+        return self.residual(z, y)
+
+    def many_diagonal(self, z: Tensor) -> Tensor:
+        """Diagonal of S of outputs (m, count, b)."""
+        return self.output_diagonal(z)
 
 
 @dataclass(frozen=True)
@@ -255,6 +302,26 @@ class Gaussian:
     def bilinear_slope(self, u: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Zero: the curvature does not change."""
         return torch.zeros_like(a * b * u)
+
+    def curvature_slope(self, u: Tensor) -> Tensor:
+        """The slope of the only entry of a block, (..., blocks, 1, 1, 1)."""
+        return self.diagonal_slope(u)[..., None]
+
+    def projected_diagonal(self, z: Tensor, basis: Tensor) -> Tensor:
+        """S of outputs (..., count, 1) along the only direction of a block."""
+        return self.output_diagonal(z) * basis[:, 0].square()
+
+    def summed_curvature(self, z: Tensor) -> Tensor:
+        """Sum of S over rows, (count, 1, 1), for outputs (m, count, 1)."""
+        return self.output_diagonal(z).sum(0)[..., None]
+
+    def many_residual(self, z: Tensor, y: Tensor) -> Tensor:
+        """Residuals of outputs (m, count, b) of b probes, for targets (m, count, 1)."""
+        return self.residual(z, y)
+
+    def many_diagonal(self, z: Tensor) -> Tensor:
+        """Diagonal of S of outputs (m, count, b)."""
+        return self.output_diagonal(z)
 
 
 Head = Softmax | Bernoulli | Gaussian

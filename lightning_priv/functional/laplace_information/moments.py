@@ -44,7 +44,9 @@ class HessianSum:
         self.pairs = features <= PAIR_FEATURES
         self.a, self.b = torch.triu_indices(width, width, device=like.device)
         n_pairs = features * (features + 1) // 2
-        size = (blocks * len(self.a), n_pairs) if self.pairs else (blocks,) + (width * features,) * 2
+        size = (
+            (blocks * len(self.a), n_pairs) if self.pairs else (blocks,) + (width * features,) * 2
+        )
         self.sums = torch.zeros(size, dtype=like.dtype, device=like.device)
 
     def add(self, x: Tensor, s: Tensor) -> None:
@@ -61,9 +63,7 @@ class HessianSum:
             for block in range(self.blocks):
                 for a in range(w):
                     right = part[:, block, a, a:, None] * rows[:, None, :]
-                    self.sums[block, a * d : (a + 1) * d, a * d :].addmm_(
-                        rows.mT, right.flatten(1)
-                    )
+                    self.sums[block, a * d : (a + 1) * d, a * d :].addmm_(rows.mT, right.flatten(1))
 
     def total(self) -> Tensor:
         """H of all rows added, (blocks, width d1, width d1)."""

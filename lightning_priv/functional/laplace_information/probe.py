@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_priv.errors import ConvergenceError
+
 from .heads import Head, HeadName, make_head
 from .lbfgs import CurvaturePairs
 from .moments import HessianSum
@@ -205,18 +206,39 @@ def fit_rows(
         new_loss, new_gradient = objective(rows, l2, polished)
         if float(new_gradient.abs().amax()) <= size:
             theta, loss, gradient = polished, new_loss, new_gradient
-    weight = (head.basis(theta) @ theta).flatten(0, 1)
+    return _probe_fit(rows, l2, theta, loss, gradient, steps, factor if full else None)
+
+
+def _probe_fit(
+    rows: Rows,
+    l2: float,
+    theta: Tensor,
+    loss: Tensor,
+    gradient: Tensor,
+    passes: int,
+    factor: Tensor | None,
+) -> ProbeFit:
+    head = rows.head
     return ProbeFit(
-        weight,
+        (head.basis(theta) @ theta).flatten(0, 1),
         l2,
         head.name,
         rows.bias,
         getattr(head, "noise_variance", 1.0),
         float(gradient.abs().amax()),
-        steps,
+        passes,
         float(loss),
         rows.total,
-        factor if full else None,
+        factor,
+    )
+
+
+def at_weights(rows: Rows, l2: float, theta: Tensor) -> ProbeFit:
+    """The probe at given weights, in coordinates, with its precision where K allows it."""
+    loss, gradient = objective(rows, l2, theta)
+    full = rows.num_parameters <= FULL_PARAMETERS
+    return _probe_fit(
+        rows, l2, theta, loss, gradient, 0, precision_factor(rows, l2, theta) if full else None
     )
 
 
