@@ -6,17 +6,17 @@ differentiation over all C (d + 1) weights, fits are plain Newton steps, diverge
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def probe_loss(w: Tensor, x: Tensor, y: Tensor, head: str, noise_variance: float = 1.0) -> Tensor:
     """Summed negative log-likelihood; w (C, d + 1), x (n, d + 1)."""
     z = x @ w.mT
     if head == "softmax":
-        return F.cross_entropy(z, y, reduction="sum")
+        return functional.cross_entropy(z, y, reduction="sum")
     if head == "regression":
         return 0.5 * (z - y.view_as(z)).square().sum() / noise_variance
-    return F.binary_cross_entropy_with_logits(z, y.view_as(z).double(), reduction="sum")
+    return functional.binary_cross_entropy_with_logits(z, y.view_as(z).double(), reduction="sum")
 
 
 def hessian(w: Tensor, x: Tensor, y: Tensor, head: str) -> Tensor:

@@ -40,3 +40,16 @@ from .laplace_information import lsi_scores as lsi_scores
 from .laplace_information import PaperSGD as PaperSGD
 from .gaussian import gaussian_entropy as gaussian_entropy
 from .gaussian import gaussian_kl as gaussian_kl
+from .laplace_information import SetResult as SetResult
+from .laplace_information import auroc as auroc
+from .laplace_information import average_precision as average_precision
+from .laplace_information import fit_prior_precision as fit_prior_precision
+from .laplace_information import lsi_order as lsi_order
+from .laplace_information import lsi_sets as lsi_sets
+from .laplace_information import precision_at_k as precision_at_k
+from .laplace_information import spearman as spearman
+from .laplace_information import split_portions as split_portions
+from .laplace_information import forgetting_counts as forgetting_counts
+from .laplace_information import knn_shapley as knn_shapley
+from .laplace_information import lsi_baselines as lsi_baselines
+from .laplace_information import random_projection_influence as random_projection_influence

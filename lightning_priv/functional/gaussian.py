@@ -15,7 +15,7 @@ _SERIES = 1e-3
 
 
 def log1p_gap(e: Tensor) -> Tensor:
-    """e - ln(1 + e) >= 0 for e > -1, with full relative accuracy near 0; shape of ``e``."""
+    """The gap e - ln(1 + e) >= 0 for e > -1, with full relative accuracy near 0; shape of ``e``."""
     small = e.abs() < _SERIES
     x = torch.where(small, e, torch.zeros_like(e))
     series = x * x * (1 / 2 - x * (1 / 3 - x * (1 / 4 - x * (1 / 5 - x * (1 / 6 - x / 7)))))
@@ -24,7 +24,7 @@ def log1p_gap(e: Tensor) -> Tensor:
 
 
 def log_det_gap(change: Tensor) -> Tensor:
-    """tr E - ln det(I + E) >= 0 of symmetric E > -I, shape (..., k, k) -> (...)."""
+    """The gap tr E - ln det(I + E) >= 0 of symmetric E > -I, shape (..., k, k) -> (...)."""
     return log1p_gap(torch.linalg.eigvalsh(change)).sum(-1)
 
 
@@ -148,14 +148,14 @@ def gaussian_entropy(precision: Tensor, structure: Structure = "full") -> Tensor
 
 
 def log_det(precision: Tensor, structure: Literal["full", "diag"] = "full") -> Tensor:
-    """ln det of a positive definite matrix (by Cholesky) or of a positive diagonal."""
+    """Log-determinant of a positive definite matrix (by Cholesky) or of a positive diagonal."""
     if structure == "diag":
         return precision.log().sum(-1)
     return 2 * cholesky(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def low_rank_log_det(diagonal: Tensor, factor: Tensor) -> Tensor:
-    """ln det( diag(a) + F F^T ) with a (..., k) > 0 and F (..., k, rank)."""
+    """Log-determinant of diag(a) + F F^T with a (..., k) > 0 and F (..., k, rank)."""
     inner = factor.mT @ (factor / diagonal[..., None])
     eye = torch.eye(inner.shape[-1], dtype=inner.dtype, device=inner.device)
     return diagonal.log().sum(-1) + log_det(inner + eye)

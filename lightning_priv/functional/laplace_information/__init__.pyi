@@ -5,3 +5,17 @@ from .shards import Shards as Shards
 from .result import LSIResult as LSIResult
 from .scores import lsi_scores as lsi_scores
 from .retrain import PaperSGD as PaperSGD
+from .agreement import auroc as auroc
+from .agreement import average_precision as average_precision
+from .agreement import precision_at_k as precision_at_k
+from .agreement import spearman as spearman
+from .evidence import fit_prior_precision as fit_prior_precision
+from .selection import lsi_order as lsi_order
+from .selection import split_portions as split_portions
+from .sets import SetResult as SetResult
+from .sets import lsi_sets as lsi_sets
+from .baselines import BASELINES as BASELINES
+from .baselines import forgetting_counts as forgetting_counts
+from .baselines import lsi_baselines as lsi_baselines
+from .neighbours import knn_shapley as knn_shapley
+from .projection import random_projection_influence as random_projection_influence

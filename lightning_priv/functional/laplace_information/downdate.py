@@ -33,18 +33,21 @@ class Step(NamedTuple):
     own: Tensor  # (m, blocks, width) change of the sample's own outputs, G v
 
 
-def newton_step(g: Tensor, s: Tensor, r: Tensor) -> Step:
+def newton_step(g: Tensor, s: Tensor, r: Tensor, limit: float = _LARGEST) -> Step:
     """Solve the downdated Newton system of each sample.
 
     Args:
         g: leverage blocks, (m, blocks, width, width).
         s: curvature of the loss in the outputs, of the same shape.
         r: gradient of the loss in the outputs, (m, blocks, width).
+        limit: largest eigenvalue admitted. An exact G keeps all below 1; an approximate one may
+            not, and then nothing is known but that the leverage is high.
     """
     root = _root(g)
     inner = root.mT @ s @ root
     mu, vectors = torch.linalg.eigh((inner + inner.mT) / 2)
-    mu = mu.clamp(0, _LARGEST)
+    largest = mu.amax((-2, -1))
+    mu = mu.clamp(0, limit)
     white = (root.mT @ r[..., None])[..., 0]
     rotated = (vectors.mT @ white[..., None])[..., 0]
     solved = rotated / (1 - mu)
@@ -55,7 +58,7 @@ def newton_step(g: Tensor, s: Tensor, r: Tensor) -> Step:
         0.5 * log1p_gap(-mu).sum((-2, -1)),
         0.5 * white.square().sum((-2, -1)),
         mu.sum((-2, -1)),
-        mu.amax((-2, -1)),
+        largest,
         v,
         own,
     )

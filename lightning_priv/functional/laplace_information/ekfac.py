@@ -17,6 +17,7 @@ from .probe import ProbeFit
 from .rows import Chunk, Rows
 
 TOP_CLASSES = 32  # of p and the label, once there are more than _MANY classes
+LIMIT = 0.95  # the approximate leverage of a sample may pass 1; it is flagged and capped
 _MANY = 100
 _TRUNCATED_ROWS = 512
 
@@ -82,7 +83,7 @@ class EkfacLeverage:
             step = Step(*map(torch.cat, zip(*(part[2] for part in parts), strict=True)))
             return Pieces(chunk, u, s, r, step)
         s, r = self.head.curvature(u), self.head.residual(u, chunk.y)
-        return Pieces(chunk, u, s, r, newton_step(self.of(chunk.x), s, r))
+        return Pieces(chunk, u, s, r, newton_step(self.of(chunk.x), s, r, LIMIT))
 
     def _truncated(self, x: Tensor, y: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Step]:
         """Matrices of the likeliest classes and the label only; other p are next to nothing."""
@@ -94,7 +95,7 @@ class EkfacLeverage:
         p = z.softmax(1).gather(1, top)
         diagonal = self.head.output_diagonal(z).gather(1, top)
         s = (-p[:, :, None] * p[:, None]).diagonal_scatter(diagonal, dim1=1, dim2=2)
-        step = newton_step(g[:, None], s[:, None], r[:, None])
+        step = newton_step(g[:, None], s[:, None], r[:, None], LIMIT)
         v = torch.zeros_like(z).scatter(1, top, step.v[:, 0]) @ self.head.basis(z)
         own = (spectrum[:, 0] * (v @ self.qb[0])) @ self.qb[0].mT
         return s[:, None], r[:, None], step._replace(v=v[:, None], own=own[:, None])
