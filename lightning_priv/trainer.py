@@ -70,6 +70,7 @@ class PrivacyTrainer(Trainer):
         keep_features: bool = False,
         log_images: int = 32,
         top_k: int = 25,
+        figures: bool = True,
         wandb: bool = True,
         log_private: bool = False,
     ) -> SampleScores:
@@ -106,6 +107,7 @@ class PrivacyTrainer(Trainer):
             keep_features: keep the features after they are scored.
             log_images: pictures in the table of the most and the least informative samples.
             top_k: rows of each end of that table.
+            figures: draw figures, which takes some seconds.
             wandb: also send tables and figures to the loggers.
             log_private: also log under a private strategy, where epsilon does not cover it.
         """

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
@@ -123,7 +124,13 @@ def _forward(pl_module: LightningModule, inputs: Any) -> None:
     own = getattr(pl_module, "lsi_forward", None)
     if own is not None:
         own(inputs)
-    elif isinstance(inputs, dict):
+        return
+    if not is_overridden("forward", pl_module):
+        raise UnsupportedModuleError(
+            f"{type(pl_module).__name__} has no forward; write forward(x) or lsi_forward(x) in it, "
+            "or give a function of the batch as feature_layer"
+        )
+    if isinstance(inputs, dict):
         pl_module(**inputs)
     else:
         pl_module(inputs)

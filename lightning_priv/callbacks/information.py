@@ -84,6 +84,7 @@ class LSIProbe(OnceCallback):
             scoring fails, and the next run with the same weights and samples goes on from them.
         log_images: pictures in the table of the most and the least informative samples.
         top_k: rows of each end of that table.
+        figures: draw figures, which takes some seconds.
         wandb: also send tables and figures to the loggers; files are written in any case.
         log_private: also log under a private strategy, where epsilon does not cover it.
         fail: ``raise``, or ``warn`` to let the training go on if the scoring fails.
@@ -121,6 +122,7 @@ class LSIProbe(OnceCallback):
         keep_features: bool = False,
         log_images: int = 32,
         top_k: int = 25,
+        figures: bool = True,
         wandb: bool = True,
         log_private: bool = False,
         fail: Literal["raise", "warn"] = "raise",
@@ -163,6 +165,7 @@ class LSIProbe(OnceCallback):
         self.keep_features = keep_features
         self.log_images = log_images
         self.top_k = top_k
+        self.figures = figures
         self.wandb = wandb
         self.log_private = log_private
         self.fail = fail
@@ -321,7 +324,7 @@ class LSIProbe(OnceCallback):
         note = {"private": "computed from training samples without noise; no epsilon covers it"}
         shares = self.wandb and self._may_log(trainer)
         figures: dict[str, Figure | Path] = {}
-        for name, figure in shown.figures().items():
+        for name, figure in shown.figures().items() if self.figures else ():
             key = f"{self._prefix(trainer)}/{name}"
             figures[name] = (log_media(trainer, key, figure) if shares else None) or figure
         summary = write_scores(scores, folder, names, note if private else None, figures)
