@@ -47,6 +47,7 @@ def lsi(
     temperature: float = 0.5,
     top_k: int = 10,
     class_names: Sequence[str] | None = None,
+    figures: bool = True,
     format: Literal["table", "json", "csv"] = "table",
 ) -> str:
     """Score how much each sample tells a linear probe on features that you have computed.
@@ -80,6 +81,7 @@ def lsi(
         temperature: ``pairs``: of the contrastive loss.
         top_k: rows of each end that are printed.
         class_names: a name for each class number.
+        figures: draw figures, which takes some seconds.
         format: table, json or csv.
     """
     import torch
@@ -123,7 +125,7 @@ def lsi(
         corrupt,
     )
     scores.facts["source"] = features
-    return _written(scores, Path(out), class_names, top_k, format)
+    return _written(scores, Path(out), class_names, top_k, figures, format)
 
 
 def _tensor(array: Any) -> Any:
@@ -134,7 +136,12 @@ def _tensor(array: Any) -> Any:
 
 
 def _written(
-    scores: Any, out: Path, class_names: Sequence[str] | None, top_k: int, format: str
+    scores: Any,
+    out: Path,
+    class_names: Sequence[str] | None,
+    top_k: int,
+    figures: bool,
+    format: str,
 ) -> str:
     import json
 
@@ -146,7 +153,8 @@ def _written(
         write_scores,
     )
 
-    summary = write_scores(scores, out, class_names, figures=all_figures(scores, class_names))
+    drawn = all_figures(scores, class_names) if figures else {}
+    summary = write_scores(scores, out, class_names, figures=drawn)
     if format == "csv":
         return as_table(scores).render("csv")
     if format == "json":

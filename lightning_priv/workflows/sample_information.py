@@ -102,8 +102,8 @@ class _Host(LightningModule):
     def on_predict_start(self) -> None:
         self._probe.score(self.trainer, self.model, self._datamodule)
 
-    def predict_step(self, *args: Any, **kwargs: Any) -> None:
-        return None
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return batch
 
 
 def _load(model: LightningModule, path: Path) -> None:

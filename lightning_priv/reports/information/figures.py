@@ -257,9 +257,9 @@ def detection_curves(scores: SampleScores) -> Figure:
     share = positive.mean()
     left.axhline(share, color="grey", linestyle=":", linewidth=1)
     left.set(xlabel="recall", ylabel="precision", title="average precision", ylim=(0, 1.02))
-    right.set(xlabel="false positive rate", ylabel="recall", title="AUROC", xscale="symlog")
-    right.set_xscale("linear")
-    right.set_xlim(-0.01, 0.3)
+    right.set(xlabel="false positive rate", ylabel="recall", title="AUROC", ylim=(0, 1.02))
+    if min(area for _, area, *_ in ranked) > 0.9:  # all lie in the corner
+        right.set_xlim(-0.01, 0.3)
     for axis in (left, right):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="lower left" if axis is left else "lower right")

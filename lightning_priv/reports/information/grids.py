@@ -78,7 +78,10 @@ def informative_grid(
             if c["pred"][row] != label:
                 axis.plot(x + 0.1, top + 0.1, "o", color="red", markersize=4)
                 named = _name(c["pred"][row], class_names)
-                axis.text(x + 0.2, top + 0.13, named, color="red", fontsize=7, va="center")
+                frame = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}
+                axis.text(
+                    x + 0.2, top + 0.13, named, color="red", fontsize=7, va="center", bbox=frame
+                )
     axis.set(xlim=(-0.1, width), ylim=(1.25 * len(labels) - 0.2, -0.2), aspect="equal")
     axis.set_axis_off()
     axis.set_title(

@@ -72,7 +72,8 @@ class Scoring:
         prior_precision: lambda of the summed loss; or ``marglik``, the lambda of largest marginal
             likelihood.
         covariance: covariances to report; the first one ranks.
-        estimator: how the probe without a sample is had.
+        estimator: how the probe without a sample is had; ``alo_sketch`` is for the full covariance,
+            others beside it are had by ``alo``.
         head: kind of targets; ``auto``: whole numbers are classes, a 0/1 matrix is multi-label,
             other numbers are regression.
         num_classes: classes of the softmax head; default: the largest label + 1.
@@ -179,7 +180,7 @@ class Scoring:
                 y[rows],
                 precision,
                 covariance,
-                self.estimator,
+                self._estimator(covariance),
                 fit=fit,
                 refine_top_k=self.refine_top_k,
                 sketch_dim=self.sketch_dim,
@@ -267,6 +268,11 @@ class Scoring:
                 f"{(self.num_classes or found) - 1}; leave unlabelled samples out"
             )
         return max(2, self.num_classes or found)
+
+    def _estimator(self, covariance: Covariance) -> Estimator:
+        """The sketch is of a full covariance; beside it, other covariances are had by ``alo``."""
+        sketched = self.estimator == "alo_sketch" and covariance not in ("full", "auto")
+        return "alo" if sketched else self.estimator
 
     def _standardised(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dims = features.shape[1]
