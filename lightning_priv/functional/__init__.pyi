@@ -53,3 +53,5 @@ from .laplace_information import forgetting_counts as forgetting_counts
 from .laplace_information import knn_shapley as knn_shapley
 from .laplace_information import lsi_baselines as lsi_baselines
 from .laplace_information import random_projection_influence as random_projection_influence
+from .laplace_information import ContrastiveResult as ContrastiveResult
+from .laplace_information import contrastive_lsi as contrastive_lsi

@@ -19,3 +19,5 @@ from .baselines import forgetting_counts as forgetting_counts
 from .baselines import lsi_baselines as lsi_baselines
 from .neighbours import knn_shapley as knn_shapley
 from .projection import random_projection_influence as random_projection_influence
+from .contrastive import ContrastiveResult as ContrastiveResult
+from .contrastive import contrastive_lsi as contrastive_lsi

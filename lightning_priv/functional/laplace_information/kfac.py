@@ -104,10 +104,10 @@ class KroneckerPosterior:
         b_diagonal = (self.qb.mT @ b_new @ self.qb).diagonal(dim1=-2, dim2=-1)
         b_values = torch.linalg.eigvalsh(b_new).clamp(min=0)
         a_diagonal = (n * self.a_values - (plain @ self.qa).square()) / (n - 1)
-        shape = self._shape(b_diagonal, b_values, a_diagonal, self._downdated(plain))
+        shape = self._shape(b_diagonal, b_values, a_diagonal, self._downdated(plain), self.a_values)
         if self.rows.bias:
             ones = plain.new_ones(len(x), 1)
-            shape = shape + self._shape(b_diagonal, b_values, ones, ones)
+            shape = shape + self._shape(b_diagonal, b_values, ones, ones, ones.new_ones(1))
         moved = self.head.basis(deltas) @ deltas
         return self._norms(b_new, moved, plain), 0.5 * shape.clamp(min=0)
 
@@ -136,11 +136,9 @@ class KroneckerPosterior:
         return (torch.cat(parts) / (n - 1)).clamp(min=0)
 
     def _shape(
-        self, b_diagonal: Tensor, b_new: Tensor, a_diagonal: Tensor, a_new: Tensor
+        self, b_diagonal: Tensor, b_new: Tensor, a_diagonal: Tensor, a_new: Tensor, a_old: Tensor
     ) -> Tensor:
         """tr(P_i P^-1) - k + ln det P - ln det P_i of B (x) A + l2, summed over blocks."""
-        scalar = a_new.shape[-1] == 1 and a_diagonal is a_new  # the bias has A = 1
-        a_old = a_new[0] if scalar else self.a_values
         old = self.b_values[:, :, None] * a_old + self.l2
         traces = b_diagonal[..., None] * a_diagonal[:, None, None]
         new = b_new[..., None] * a_new[:, None, None]

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_priv.errors import ConvergenceError
 
 from .heads import Head, HeadName, make_head
-from .lbfgs import CurvaturePairs
+from .lbfgs import CurvaturePairs, line_search
 from .moments import HessianSum
 from .rows import Features, Labels, Rows, make_rows, with_bias
 from .shards import Shards
@@ -171,7 +171,11 @@ def fit_rows(
     tolerance = max(tolerance, floor)
     first = torch.linalg.cholesky(head.first_curvature * gram + l2 * _eye(gram))
     factor: Tensor | None = None
-    loss, gradient = objective(rows, l2, theta)
+
+    def evaluate(weights: Tensor) -> tuple[Tensor, Tensor]:
+        return objective(rows, l2, weights)
+
+    loss, gradient = evaluate(theta)
     initial = size = float(gradient.abs().amax())
     steps, age, pairs = 1, 0, CurvaturePairs()
     while size > tolerance:
@@ -187,7 +191,7 @@ def fit_rows(
             return torch.cholesky_solve(g.flatten(1)[..., None], factor)[..., 0].reshape(shape)
 
         step = pairs.direction(gradient, solve)
-        taken = _line_search(rows, l2, theta, step, loss, gradient)
+        taken = line_search(evaluate, theta, step, loss, gradient)
         if taken is None:
             if size <= 1e3 * tolerance and age == 0 and factor is not None:
                 break  # as small as the rounding of the loss lets one see
@@ -203,7 +207,7 @@ def fit_rows(
         factor = precision_factor(rows, l2, theta)
         shift = torch.cholesky_solve(gradient.flatten(1)[..., None], factor)[..., 0]
         polished = theta - shift.reshape(shape)
-        new_loss, new_gradient = objective(rows, l2, polished)
+        new_loss, new_gradient = evaluate(polished)
         if float(new_gradient.abs().amax()) <= size:
             theta, loss, gradient = polished, new_loss, new_gradient
     return _probe_fit(rows, l2, theta, loss, gradient, steps, factor if full else None)
@@ -290,32 +294,6 @@ def _second_moments(rows: Rows) -> tuple[Tensor, float]:
 
 def _eye(matrix: Tensor) -> Tensor:
     return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-
-
-def _line_search(
-    rows: Rows, l2: float, theta: Tensor, step: Tensor, loss: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor, Tensor, int] | None:
-    """Halve a descent step until the loss falls; None if it never does.
-
-    Close to the optimum the loss no longer shows a fall; there a smaller slope along the step
-    decides (the approximate condition of Hager and Zhang, 2005).
-    """
-    slope = float((gradient * step).sum())
-    if not slope < 0:
-        return None
-    noise = 1e2 * torch.finfo(loss.dtype).eps * float(loss.abs())
-    length = 1.0
-    for passes in range(1, 31):
-        new = theta + length * step
-        new_loss, new_gradient = objective(rows, l2, new)
-        change = float(new_loss - loss)
-        new_slope = float((new_gradient * step).sum())
-        if change <= 1e-4 * length * slope:
-            return new, new_loss, new_gradient, passes
-        if change <= noise and abs(new_slope) <= 0.9 * abs(slope):
-            return new, new_loss, new_gradient, passes
-        length /= 2
-    return None
 
 
 def _not_converged(size: float, tolerance: float, steps: int) -> ConvergenceError:
