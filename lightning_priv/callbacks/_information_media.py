@@ -61,12 +61,13 @@ class Samples:
 
     @cached_property
     def texts(self) -> Sequence[str] | None:
-        """The text of each row of the table, if the data set has an attribute ``texts``."""
+        """The text of each row of the table, if data set or inputs have an attribute ``texts``."""
         dataset = getattr(self._samples, "dataset", None)
-        texts = getattr(dataset, "texts", None)
+        texts = getattr(dataset, "texts", getattr(getattr(dataset, "x", None), "texts", None))
         if texts is None:
             return None
-        return [str(texts[int(position)]) for position in self._rows(range(len(self.scores)))]
+        positions = self._samples.positions[self._rows(range(len(self.scores)))]
+        return [str(texts[position]) for position in positions.tolist()]
 
     def table(self) -> Table:
         """The most and the least informative samples."""
@@ -153,12 +154,17 @@ def _log_pictures(logger: WandbLogger, prefix: str, shown: Samples) -> None:
     ]
     data = [
         [
-            wandb.Image(as_picture(pictures[row]).numpy()),
+            wandb.Image(_bytes(pictures[row])),
             *(scores.columns[n][row].item() for n in names),
         ]
         for row in shown.ends
     ]
     logger.log_table(f"{prefix}/scores", columns=["image", *names], data=data)
+
+
+def _bytes(picture: Tensor) -> Any:
+    """Pixels as bytes: wandb guesses the range of other numbers."""
+    return (as_picture(picture) * 255).round().to(torch.uint8).numpy()
 
 
 def log_order_drift(trainer: Trainer, prefix: str, history: Mapping[int, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from gloo_pool import GlooPool
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
@@ -100,7 +100,7 @@ def quiet(**options: Any) -> Trainer:
 def test_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     probe = LSIProbe(when="every_n_epochs", max_samples=300, **FEW)
     _, plain_model, plain = fit()
-    trainer, model, watched = fit(probe, limit_train_batches=3)
+    _, model, watched = fit(probe, limit_train_batches=3)
     assert watched.losses == plain.losses[:3] + watched.losses[3:]
     _, model, watched = fit(LSIProbe(when="every_n_epochs", max_samples=300, **FEW))
     assert watched.losses == plain.losses
@@ -186,7 +186,7 @@ def test_wrong_layers_are_named(trained: tuple[Classifier, Digits]) -> None:
         LSIProbe(feature_layer="net.tail", **FEW).score(quiet(), model, data)
     with pytest.raises(UnsupportedModuleError, match="was not called"):
         LSIProbe(feature_layer="net.unused", **FEW).score(quiet(), model, data)
-    with pytest.raises(UnsupportedModuleError, match="calls no nn.Linear"):
+    with pytest.raises(UnsupportedModuleError, match="calls no nn"):
         LSIProbe(**FEW).score(quiet(), Classifier(nn.Flatten(), 10), data)
 
 
@@ -493,6 +493,30 @@ def test_validate_scores_with_when_manual() -> None:
     trainer.validate(Classifier(Noisy(), 10), datamodule=Digits(), verbose=False)
     assert probe.scores is not None
     assert len(probe.scores) == 100
+
+
+def test_pictures_go_to_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = WandbLogger(save_dir="runs", mode="disabled")
+    tables: dict[str, Any] = {}
+    monkeypatch.setattr(
+        logger, "log_table", lambda key, columns, data, step=None: tables.update({key: data})
+    )
+    trainer = Trainer(
+        accelerator="cpu", logger=logger, enable_progress_bar=False, default_root_dir="runs"
+    )
+    model, data = Classifier(Noisy(), 10), loaded(Digits())
+    options = {**FEW, "wandb": True, "log_images": 6, "max_samples": 100}
+    scores = LSIProbe(**options).score(trainer, model, data)
+    rows = tables["lsi/scores"]
+    assert len(rows) == 6
+    assert type(rows[0][0]).__name__ == "Image"
+    best = int(np.argmin(scores.columns["lsi_rank"]))
+    assert rows[0][1:3] == [scores.columns["index"][best], scores.columns["label"][best]]
+    where = data.train_dataset.ids.tolist().index(rows[0][1])
+    shown = np.asarray(rows[0][0].image)
+    digit = data.plain_train_dataset.inputs()[where, 0].numpy()
+    np.testing.assert_allclose(shown.reshape(8, 8, -1)[..., 0], digit * 255, atol=1)
+    assert "lsi/ranking" in tables
 
 
 # -- several processes -----------------------------------------------------------------------------

@@ -89,8 +89,8 @@ def test_embeddings_are_a_data_set() -> None:
     data.setup()
     assert (data.num_classes, data.input_shape) == (3, (4,))
     assert len(data.test_dataset) == 6
-    x, y, index = next(iter(data.train_dataloader()))
-    assert x.shape == (8, 4)
+    batch = next(iter(data.train_dataloader()))
+    assert [tuple(t.shape) for t in batch] == [(8, 4), (8,), (8,)]
     np.save("g.npy", X)
     np.save("labels.npy", Y)
     given = Embeddings("g.npy", "labels.npy", test="f.npz", val_size=0)

@@ -123,7 +123,7 @@ def test_missing_and_broken_files_are_named() -> None:
     with pytest.raises(DatasetUnavailableError, match="line 2"):
         IMDB().setup()
     write(Path("data/imdb/train.jsonl"), [{"text": "a", "label": 7}])
-    with pytest.raises(DatasetUnavailableError, match="record 1.*label 7"):
+    with pytest.raises(DatasetUnavailableError, match=r"record 1.*label 7"):
         IMDB().setup()
     with pytest.raises(ValueError, match="give a dim below"):
         TfidfSVD(dim=50).fit(["one text"] * 10)

@@ -27,11 +27,8 @@ def order_drift(history: Mapping[int, Any]) -> Figure:
     if len(history) < 2:
         raise ValueError(f"order_drift got {len(history)} epochs; give at least 2")
     epochs = sorted(history)
-    last = torch.from_numpy(np.asarray(history[epochs[-1]], dtype=np.float64))
-    values = [
-        float(maths.spearman(torch.from_numpy(np.asarray(history[e], dtype=np.float64)), last))
-        for e in epochs
-    ]
+    scores = {e: torch.from_numpy(np.array(history[e], dtype=np.float64)) for e in epochs}
+    values = [float(maths.spearman(scores[e], scores[epochs[-1]])) for e in epochs]
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
     axis.plot(epochs, values, ".-")
