@@ -59,7 +59,8 @@ def lsi(
         features: .npz, .safetensors, .npy or .csv with features (n, d), labels and perhaps ids.
         labels: file with the labels, if ``features`` holds none.
         pairs: file with features of a second view (a caption of each image): then both views are
-            scored by a contrastive probe, and labels are not needed.
+            scored by a contrastive probe, and labels are not needed. The covariance is diagonal and
+            each pair is left out exactly, unless ``covariance`` is [full].
         out: folder for the results.
         prior_precision: lambda of the summed loss, or ``marglik``.
         covariance: covariances of the posterior to report; the first one ranks.
@@ -94,9 +95,18 @@ def lsi(
         from lightning_priv.workflows.paired_information import score_pairs
 
         return score_pairs(
-            table, read_features(pairs), Path(out), prior_precision, dim, temperature, seed, top_k,
-            format,
-        )  # fmt: skip
+            table,
+            read_features(pairs),
+            Path(out),
+            prior_precision=prior_precision,
+            covariance="full" if tuple(covariance) == ("full",) else "diag",
+            one_step=tuple(covariance) == ("full",) and estimator == "alo",
+            dim=dim,
+            temperature=temperature,
+            seed=seed,
+            top_k=top_k,
+            format=format,
+        )
     if table.labels is None:
         raise ValueError(
             f"{features} holds no labels; name an array of it labels, or give --labels FILE"

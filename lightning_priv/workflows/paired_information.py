@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,10 @@ def score_pairs(
     first: FeatureTable,
     second: FeatureTable,
     out: Path,
-    prior_precision: Any,
+    *,
+    prior_precision: float | str,
+    covariance: Literal["full", "diag"],
+    one_step: bool,
     dim: int,
     temperature: float,
     seed: int,
@@ -57,6 +60,8 @@ def score_pairs(
         second: features of the second view, shape (n, e).
         out: folder for the results.
         prior_precision: lambda of the summed loss.
+        covariance: of both posteriors.
+        one_step: take one Newton step to leave a pair out, which needs the full matrix.
         dim: dimension that both views are projected to.
         temperature: of the contrastive loss.
         seed: seed of the first weights of the projections.
@@ -82,6 +87,8 @@ def score_pairs(
         float(prior_precision),
         dim=dim,
         temperature=temperature,
+        covariance=covariance,
+        estimator="alo" if one_step else "exact",
         seed=seed,
     )
     table = pair_table(first, second, result)
@@ -92,6 +99,8 @@ def score_pairs(
         "dim": dim,
         "temperature": temperature,
         "prior_precision": float(prior_precision),
+        "covariance": covariance,
+        "estimator": "alo" if one_step else "exact",
         "seed": seed,
         "mean": float(values.mean()),
         "max": float(values.max()),

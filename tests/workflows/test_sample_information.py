@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from lightning_priv.callbacks import LSIProbe
 from lightning_priv.data import Digits
 from lightning_priv.errors import ConfigurationError
-from lightning_priv.functional import lsi_scores
+from lightning_priv.functional import auroc, contrastive_lsi, lsi_scores
 from lightning_priv.models import Classifier
 from lightning_priv.nn import MLP
 from lightning_priv.trainer import PrivacyTrainer
@@ -180,6 +180,42 @@ def test_calculator_says_what_is_missing(
     np.save("labels.npy", arrays[1])
     words = ("--labels", "labels.npy", "--figures", "false")
     assert "mean information" in command_line.ok("lsi", "--features", "bare.npy", *words)
+
+
+def test_pairs_of_two_views(command_line: CommandLine) -> None:
+    """The halves of digits are views of each other; some pairs do not belong together."""
+    from sklearn.datasets import load_digits
+
+    x = load_digits().data[:60] / 16
+    upper, lower = x[:, :32], x[:, 32:].copy()
+    swapped = np.arange(0, 60, 12)
+    lower[swapped] = lower[np.roll(swapped, 1)]
+    np.save("upper.npy", upper)
+    np.savez("lower.npz", features=lower, ids=np.arange(60) + 5)
+    words = ("--features", "upper.npy", "--pairs", "lower.npz", "--dim", "3", "--out", "pairs")
+    words = (*words, "--prior_precision", "0.1")
+    shown = command_line.ok("lsi", *words)
+    assert "most and least informative pairs" in shown
+    rows = table(Path("pairs/scores.csv"))
+    assert [int(row["index"]) for row in rows] == list(range(5, 65))
+    expected = contrastive_lsi(
+        torch.from_numpy(upper), torch.from_numpy(lower), 0.1, dim=3, temperature=0.5
+    )
+    found = [float(row["lsi_contrastive"]) for row in rows]
+    np.testing.assert_allclose(found, expected.scores, rtol=1e-6)
+    parts = [float(row["lsi_first"]) + float(row["lsi_second"]) for row in rows]
+    np.testing.assert_allclose(found, parts, rtol=1e-9)
+    best = min(rows, key=lambda row: int(row["lsi_rank"]))
+    assert float(best["lsi_contrastive"]) == max(found)
+    assert Path("pairs/views.png").is_file()
+    wrong = torch.zeros(60, dtype=torch.bool)
+    wrong[swapped] = True
+    assert auroc(torch.tensor(found), wrong) > 0.6
+    full = json.loads(command_line.ok("lsi", *words, "--covariance", "[full]", "--format", "json"))
+    assert (full["covariance"], full["estimator"]) == ("full", "alo")
+    np.save("short.npy", upper[:9])
+    short = ("lsi", "--features", "short.npy", "--pairs", "lower.npz")
+    assert "both views of the same samples" in command_line.run(*short).err
 
 
 @pytest.mark.ddp
