@@ -5,9 +5,11 @@ torch, a calculator imports its own function, and only a training subcommand imp
 """
 
 import os
+import re
 import sys
 import warnings
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 from lightning_priv import __version__
@@ -25,12 +27,19 @@ CALCULATORS: dict[str, str] = {
     "plan": "lightning_priv.reports.plan:plan",
 }
 
+#: Calculators that take the place of a training subcommand where an option or key says so, because
+#: LightningCLI would ask for a model: subcommand -> (option, "module:function").
+INSTEAD: dict[str, tuple[str, str]] = {
+    "lsi": ("features", "lightning_priv.workflows.feature_information:lsi"),
+}
+
 #: One line of the help page for each subcommand; ``trainer.py`` says how to add a training one.
 HELP: dict[str, str] = {
     "fit": "train a model, with validation",
     "validate": "evaluate on the validation set",
     "test": "evaluate on the test set",
     "predict": "predict with a trained model",
+    "lsi": "score how informative each training sample is; with --features FILE no model is needed",
     "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",
     "bounds": "bound the reconstruction of records from a private training",
     "plan": "steps and sampling rates of private active learning",
@@ -100,8 +109,9 @@ def _run(words: list[str], from_argv: bool) -> None:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # the user's own modules, as python -m does it
     try:
-        if words[0] in CALCULATORS:
-            _calculate(words[0], words[1:])
+        place = CALCULATORS.get(words[0]) or _instead(words)
+        if place is not None:
+            _calculate(place, words[1:])
         else:
             _train(None if from_argv else words)
     except KeyboardInterrupt:
@@ -113,10 +123,24 @@ def _run(words: list[str], from_argv: bool) -> None:
         _stop(text, 1)
 
 
-def _calculate(name: str, words: list[str]) -> None:
+def _instead(words: list[str]) -> str | None:
+    """The calculator that the words, or a configuration file among them, ask for."""
+    if words[0] not in INSTEAD:
+        return None
+    option, place = INSTEAD[words[0]]
+    if any(word == f"--{option}" or word.startswith(f"--{option}=") for word in words):
+        return place
+    files = [b for a, b in pairwise(words) if a in ("-c", "--config")]
+    files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    texts = (Path(file).read_text(encoding="utf-8") for file in files if Path(file).is_file())
+    found = any(re.search(rf"^{option}\s*:", text, re.MULTILINE) for text in texts)
+    return place if found else None
+
+
+def _calculate(place: str, words: list[str]) -> None:
     from jsonargparse import auto_cli
 
-    module, function = CALCULATORS[name].split(":")
+    module, function = place.split(":")
     text = auto_cli(getattr(import_module(module), function), args=words, as_positional=False)
     sys.stdout.write(f"{text}\n")
 

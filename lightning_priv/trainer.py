@@ -12,19 +12,25 @@ Its own keys stand at the top level of its YAML file. Give :class:`PrivacyTraine
 it would have to repeat every argument of Trainer.
 """
 
+import inspect
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import StrategyRegistry
+from torch import Tensor
 
 import lightning_priv.strategies  # registers their short names
 from lightning_priv import __version__
+from lightning_priv.callbacks.information import LSIProbe
 from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import PrivacyError
+from lightning_priv.reports.information import Corruption, SampleScores
+from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
 
 __all__ = ["PrivacyCLI", "PrivacyTrainer", "last_checkpoint", "strategy_names"]
 
@@ -33,6 +39,88 @@ _CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
 class PrivacyTrainer(Trainer):
     """Lightning's Trainer with one method for each further training subcommand."""
+
+    def lsi(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        ckpt_path: str | None = None,
+        train: bool = False,
+        feature_layer: str | Callable[[Any], Tensor] = "auto",
+        prior_precision: float | Literal["weight_decay", "marglik"] = 1.0,
+        covariance: Sequence[Covariance] = ("full", "diag"),
+        estimator: Estimator = "alo",
+        head: Head = "auto",
+        sketch_dim: int = 512,
+        refine_top_k: int = 0,
+        standardize: Literal["none", "zscore", "l2"] = "none",
+        max_samples: int | None = None,
+        classes: Sequence[int] | None = None,
+        eval_transform: Callable[[Any], Any] | None = None,
+        batch_size: int | None = None,
+        dtype: Literal["float64", "float32"] = "float64",
+        chunk_rows: int = 16384,
+        device: str = "auto",
+        baselines: Sequence[Baseline] = ("loss", "el2n", "grad_norm", "loo_loss", "cl_margin"),
+        cv_folds: int = 5,
+        seed: int = 0,
+        protocol: Literal["paper", "matched"] = "paper",
+        corrupt: Corruption | None = None,
+        dirpath: str | None = None,
+        keep_features: bool = False,
+        log_images: int = 32,
+        top_k: int = 25,
+        figures: bool = True,
+        wandb: bool = True,
+        log_private: bool = False,
+    ) -> SampleScores:
+        """Score how much each training sample tells a linear probe on the network's features.
+
+        Args:
+            model: the network.
+            datamodule: the samples.
+            ckpt_path: weights of the network: a file, or ``last``.
+            train: fit the network first, by the trainer's settings.
+            feature_layer: ``auto``: the input of the linear layer that the network calls last; a
+                dotted name: the output of that sub-module; or a function of the batch.
+            prior_precision: lambda of the summed loss; ``weight_decay``: n times the optimizer's
+                (with ``train``); ``marglik``: the lambda of largest marginal likelihood.
+            covariance: covariances of the posterior to report; the first one ranks.
+            estimator: how the posterior without a sample is had; ``retrain`` is the paper's loop.
+            head: kind of targets; by default it follows from the labels.
+            sketch_dim: random vectors of ``alo_sketch``.
+            refine_top_k: compute the highest k scores again by exact leave-one-out.
+            standardize: ``zscore`` standardises features, ``l2`` scales samples to length 1.
+            max_samples: score only so many samples, evenly spaced.
+            classes: score only samples of these classes.
+            eval_transform: put in the place of the training data set's ``transform``.
+            batch_size: samples in a batch of the feature extraction.
+            dtype: precision of the probe.
+            chunk_rows: samples that the probe works on at once.
+            device: where the probe is computed; ``auto`` is a GPU if there is one.
+            baselines: other scores to put beside it.
+            cv_folds: folds of the cross-validated baselines.
+            seed: seed of sketches and folds.
+            protocol: of ``retrain``: ``paper``, or ``matched`` with weight decay lambda / n.
+            corrupt: a controlled corruption of what the probe is fitted to.
+            dirpath: where the files go; default: below the run directory.
+            keep_features: keep the features after they are scored.
+            log_images: pictures in the table of the most and the least informative samples.
+            top_k: rows of each end of that table.
+            figures: draw figures, which takes some seconds.
+            wandb: also send tables and figures to the loggers.
+            log_private: also log under a private strategy, where epsilon does not cover it.
+        """
+        from lightning_priv.workflows import sample_information
+
+        options = {k: v for k, v in locals().items() if k in inspect.signature(LSIProbe).parameters}
+        probe = LSIProbe(when="fit_end" if train else "manual", **options)
+        scores = sample_information.run(self, model, datamodule, probe, ckpt_path, train)
+        if self.is_global_zero:
+            names = getattr(datamodule, "class_names", None)
+            for table in sample_information.report(scores, names):
+                sys.stdout.write(f"{table.render()}\n")
+        return scores
 
 
 class PrivacyCLI(LightningCLI):
@@ -70,7 +158,7 @@ class PrivacyCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Training subcommands, each with the arguments that the command line supplies itself."""
-        return {**LightningCLI.subcommands()}
+        return {**LightningCLI.subcommands(), "lsi": {"model", "datamodule"}}
 
     def before_instantiate_classes(self) -> None:
         """Let loggers write below ``trainer.default_root_dir``; where none is named, CSV."""

@@ -1,6 +1,7 @@
 from .baseline import LinearBaseline as LinearBaseline
 from .dashboard import Dashboard as Dashboard
 from .dashboard import Target as Target
+from .information import LSIProbe as LSIProbe
 from .lorentz import ManifoldMonitor as ManifoldMonitor
 from .media import log_media as log_media
 from .media import run_directory as run_directory

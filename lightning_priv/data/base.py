@@ -90,7 +90,7 @@ class ClassificationDataModule(LightningDataModule):
         if not 0 <= split_seed < 2**32:
             raise ValueError(f"split_seed={split_seed}: give a whole number from 0 to 2**32 - 1")
         check_size(val_size, "val_size")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["encoder", "data"])  # objects do not go into checkpoints
         self.batch_size = batch_size
         self.val_size = val_size
         self.seed = seed

@@ -1,0 +1,1 @@
+from . import sample_information as sample_information
