@@ -1,4 +1,5 @@
 from . import gaussian_dp as gaussian_dp
+from . import multiplicity as multiplicity
 from . import reconstruction as reconstruction
 from .hyperplane import lorentz_hyperplane_logits as lorentz_hyperplane_logits
 from .hyperplane import poincare_hyperplane_logits as poincare_hyperplane_logits
