@@ -1,9 +1,19 @@
 """Checks of what the members of a set predicted."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
-__all__ = ["check_labels", "check_probs", "check_scores", "check_target", "is_labels", "refuse_nan"]
+__all__ = [
+    "check_labels",
+    "check_probs",
+    "check_scores",
+    "check_target",
+    "is_labels",
+    "refuse_nan",
+    "warn_of_one_member",
+]
 
 
 def is_labels(preds: Tensor) -> bool:
@@ -98,3 +108,9 @@ def refuse_nan(values: Tensor) -> None:
             f"members {torch.nonzero(broken).flatten().tolist()} predict NaN; leave them out "
             "(their training diverged)"
         )
+
+
+def warn_of_one_member(labels: Tensor, name: str) -> None:
+    """Say why a number that compares two members is NaN."""
+    if len(labels) == 1:
+        warnings.warn(f"{name} compares two members and is NaN with one", stacklevel=3)

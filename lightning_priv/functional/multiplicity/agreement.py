@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._arguments import check_scores
+from ._arguments import check_scores, warn_of_one_member
 from .votes import vote_counts
 
 __all__ = [
@@ -36,6 +36,7 @@ def self_consistency(labels: Tensor) -> Tensor:
         >>> self_consistency(torch.tensor([[0, 1], [0, 2], [0, 1]]))
         tensor([1.0000, 0.3333], dtype=torch.float64)
     """
+    warn_of_one_member(labels, "self_consistency")
     return counts_self_consistency(vote_counts(labels))
 
 
@@ -89,6 +90,7 @@ def dp_disagreement(labels: Tensor) -> Tensor:
     Raises:
         ValueError: if a label is neither 0 nor 1.
     """
+    warn_of_one_member(labels, "dp_disagreement")
     return counts_dp_disagreement(vote_counts(labels))
 
 

@@ -195,17 +195,41 @@ class Rule:
             ValueError: if the rule lacks probabilities or its calibration.
         """
         labels, probs = _both(labels, probs)
-        counts = vote_counts(labels, num_classes)
+        mean = None if probs is None else probs.mean(dim=0)
+        return self.decide_votes(vote_counts(labels, num_classes), mean)
+
+    def decide_votes(self, counts: Tensor, mean_probs: Tensor | None = None) -> Tensor:
+        """Decide or defer, from what every rule looks at.
+
+        Args:
+            counts: votes for each class, shape (n, C).
+            mean_probs: mean probability over the members, shape (n, C), for the rules that look
+                at it.
+
+        Returns:
+            int64 classes, shape (n,), -1 where the ensemble defers.
+
+        Raises:
+            ValueError: if the rule lacks probabilities or its calibration.
+        """
+        if self.needs_probs and mean_probs is None:
+            raise ValueError(f"the rule {self.name!r} needs probs=, the members' probabilities")
+        if self.needs_calibration and self.calibration is None:
+            raise ValueError(
+                f"the rule {self.name!r} is not calibrated; call rule.fit(labels, target, probs) "
+                "on validation data first"
+            )
         winner, first, second = top_two(counts)
+        keep = first > second
         if self.name == "majority":
-            keep = (first > second) | (self.tie == "lowest")
+            keep = keep | (self.tie == "lowest")
+        elif mean_probs is not None and self.needs_probs:
+            keep = keep & self._sure(mean_probs, winner)
         else:
-            keep = self._keep(counts, first, second, winner, probs) & (first > second)
+            keep = keep & self._agreed(counts, first, second)
         return winner.masked_fill(~keep, DEFERRED)
 
-    def _keep(
-        self, counts: Tensor, first: Tensor, second: Tensor, winner: Tensor, probs: Tensor | None
-    ) -> Tensor:
+    def _agreed(self, counts: Tensor, first: Tensor, second: Tensor) -> Tensor:
         members = int(counts[0].sum()) if len(counts) else 1
         if self.name == "unanimous":
             return first == members
@@ -215,22 +239,12 @@ class Rule:
             return _passes_test(members, self.alpha, first.device)[first, second]
         if self.name == "self_consistency":
             return counts_self_consistency(counts) >= self.kappa - 1e-12
-        if self.needs_calibration and self.calibration is None:
-            raise ValueError(
-                f"the rule {self.name!r} is not calibrated; call rule.fit(labels, target, probs) "
-                "on validation data first"
-            )
-        if self.name == "calibrated":
-            assert self.calibration is not None
-            return first >= self.calibration.threshold * members - 1e-9  # perhaps infinite
-        return self._keep_by_probs(winner, probs)
+        assert self.calibration is not None
+        return first >= self.calibration.threshold * members - 1e-9  # perhaps infinite
 
-    def _keep_by_probs(self, winner: Tensor, probs: Tensor | None) -> Tensor:
-        if probs is None:
-            raise ValueError(f"the rule {self.name!r} needs probs=, the members' probabilities")
-        mean = probs.mean(dim=0)
-        top, likeliest = mean.max(dim=1)
+    def _sure(self, mean: Tensor, winner: Tensor) -> Tensor:
         if self.name == "mean_prob":
+            top, likeliest = mean.max(dim=1)
             return (top >= self.tau) & (likeliest == winner)
         assert self.calibration is not None
         within = 1 - mean <= self.calibration.threshold

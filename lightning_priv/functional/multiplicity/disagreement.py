@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._arguments import check_labels, check_scores
+from ._arguments import check_labels, check_scores, warn_of_one_member
 from .votes import Baseline, baseline_labels
 
 __all__ = [
@@ -119,6 +119,8 @@ def pairwise_disagreement(
         float64, 0-dim or shape (M, M); NaN without samples, mean and max also with one member.
     """
     labels = check_labels(labels)
+    if reduction != "matrix":
+        warn_of_one_member(labels, "pairwise_disagreement")
     samples = labels.shape[1]
     return reduce_pairs(differences(labels).double() / samples, reduction)
 

@@ -13,6 +13,7 @@ __all__ = [
     "Task",
     "baseline_labels",
     "best_member",
+    "check_baseline",
     "class_scores",
     "hard_labels",
     "majority_vote",
@@ -196,17 +197,31 @@ def baseline_labels(
                 f"{tuple(labels.shape[1:])}"
             )
         return check_labels(baseline[None])[0]
+    baseline = check_baseline(baseline, len(labels), validation)
+    return majority_vote(labels) if isinstance(baseline, str) else labels[baseline]
+
+
+def check_baseline(
+    baseline: int | Literal["majority", "best"],
+    members: int,
+    validation: Sequence[float] | Tensor | None = None,
+) -> int | Literal["majority"]:
+    """The index of the baseline among the members, or ``"majority"``.
+
+    Raises:
+        ValueError: if there is no such baseline, or ``"best"`` lacks the validation metrics.
+    """
     if baseline == "majority":
-        return majority_vote(labels)
+        return "majority"
     if baseline == "best":
         if validation is None:
             raise ValueError("baseline='best' needs validation=, the metric of each member")
-        if len(validation) != len(labels):
-            raise ValueError(f"validation holds {len(validation)} values for {len(labels)} members")
-        return labels[best_member(validation)]
-    if isinstance(baseline, str) or not 0 <= baseline < len(labels):
+        if len(validation) != members:
+            raise ValueError(f"validation holds {len(validation)} values for {members} members")
+        return best_member(validation)
+    if isinstance(baseline, str) or not 0 <= baseline < members:
         raise ValueError(
-            f"baseline must be 'majority', 'best', the labels of a model or the index of one of "
-            f"the {len(labels)} members, got {baseline!r}"
+            f"baseline must be 'majority', 'best', or the index of one of the {members} members, "
+            f"got {baseline!r}"
         )
-    return labels[baseline]
+    return baseline
