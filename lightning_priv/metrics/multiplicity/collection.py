@@ -35,7 +35,7 @@ __all__ = ["MultiplicityCollection"]
 class MultiplicityCollection(MetricCollection):
     """All metrics of an ensemble, with states whose size does not depend on the samples.
 
-    ``compute`` gives scalars: ``samples`` (their number), ``ambiguity``, ``discrepancy``, ``obscurity``,
+    ``compute`` gives scalars: ``samples``, ``ambiguity``, ``discrepancy``, ``obscurity``,
     ``pairwise_disagreement``, ``largest_pairwise_disagreement``, ``self_consistency``,
     ``consensus``, ``vote_entropy``, ``unanimous_coverage``; with two classes ``dp_disagreement``;
     with ``scores`` ``viable_prediction_range``, ``score_std`` and, given ``score_delta``,

@@ -103,7 +103,7 @@ class MultilabelMultiplicity(nn.Module):
     def reset(self) -> None:
         """Forget all batches."""
         for metrics in (*self.labels, self.any):
-            metrics.reset()  # type: ignore[operator]
+            metrics.reset()
 
 
 class MultilabelAbstention(Metric):
