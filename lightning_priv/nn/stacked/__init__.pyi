@@ -2,6 +2,7 @@ from .chain import Chain as Chain
 from .chain import Link as Link
 from .chain import trace_chain as trace_chain
 from .engine import Engine as Engine
+from .fit import fit_members as fit_members
 from .net import StackedNet as StackedNet
 from .rungs import RUNGS as RUNGS
 from .rungs import Rung as Rung
