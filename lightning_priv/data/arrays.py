@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from .lazy import Inputs
+from .lazy import Inputs, take
 from .sampling import hashed
 
 __all__ = ["ArrayDataset", "Augmentation", "Rows", "Transform", "collate_rows"]
@@ -106,6 +106,17 @@ class ArrayDataset(Dataset[tuple[Any, ...]]):
         if self.transform is not None:
             x = self.transform(x)
         return Rows(x, self.targets[rows], ids if self.indexed else None)
+
+    def take(self, rows: Tensor) -> "ArrayDataset":
+        """Return the samples at ``rows``, shape (M,), which may repeat; their ids stay theirs."""
+        return ArrayDataset(
+            take(self.x, rows),
+            self.targets[rows],
+            self.ids[rows],
+            self.transform,
+            self.augment,
+            self.indexed,
+        )
 
     def plain(self) -> "ArrayDataset":
         """Return the same samples in the same order without augmentation; the memory is shared."""

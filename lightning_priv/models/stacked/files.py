@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["export_members", "load_members", "member_classifier"]
 
+_PLAIN = ("num_classes", "manifold_lr_scale", "k_lr", "monitor")  # arguments that are no objects
+
 
 def member_classifier(module: "StackedMembers", index: int) -> Classifier:
     """A member as an ordinary classifier, on the CPU."""
     net = module.stacked.member(index).cpu()
-    own = module.member_hyper_parameters[index]
+    # a module that the command line built also keeps its class path and the spec of its net
+    own = {k: v for k, v in module.member_hyper_parameters[index].items() if k in _PLAIN}
     loss = copy.deepcopy(module.loss).cpu()
     classifier = Classifier(
         net, optimizer=module.optimizer, scheduler=module.scheduler, loss=loss, **own
