@@ -42,7 +42,9 @@ class MemberStep:
     ) -> None:
         self.net, self.max_norm = net, max_norm
         self.parameters = [p for p in net.parameters() if p.requires_grad]
-        self.weight_decays = None if weight_decays is None else torch.tensor(weight_decays)
+        self.weight_decays = (
+            None if weight_decays is None else torch.tensor(weight_decays, dtype=torch.float64)
+        )
         self.rates: Tensor | None = None  # learning rate of each member, if they differ
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._frozen: Tensor | None = None

@@ -204,8 +204,8 @@ def _check(
         for what, ours, theirs in pairs:
             if theirs is None:
                 continue
-            off = float((ours - theirs).abs().max())
-            if not off <= TOLERANCE * (1 + float(theirs.abs().max())):
+            off = float((ours - theirs.detach()).detach().abs().max())
+            if not off <= TOLERANCE * (1 + float(theirs.detach().abs().max())):
                 return f"{what} differs by {off:.1e} from the plain network in the self-check"
     return None
 
