@@ -140,6 +140,8 @@ def fit_consensus(
             meets = bound >= target_coverage
         if not meets:
             break
+        if strict_first and found is not None and kept[votes] == found.kept:
+            continue  # no looser than what validation has seen
         found = Calibration(votes / members, samples, kept[votes], errors[votes], bound)
     if found is None:
         goal = (

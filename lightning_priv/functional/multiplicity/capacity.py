@@ -87,8 +87,9 @@ def rashomon_capacity_bounds(
         )
     if probs.ndim == 2 and probs.is_floating_point():
         probs = torch.stack([1 - probs.double(), probs.double()], dim=-1)
-    members, samples = probs.shape[:2] if probs.ndim == 3 else (1, 1)
-    size = max(1, _CHUNK // max(members * max(probs.shape[-1], members), 1))
+    check_probs(probs[:, :1] if probs.ndim == 3 else probs)  # the shape; the values part by part
+    members, samples, classes = probs.shape
+    size = max(1, _CHUNK // (members * max(members, classes)))
     lower, upper, iterations = [], [], 0
     for start in range(0, max(samples, 1), size):
         search = _Search(check_probs(probs[:, start : start + size]), tol)

@@ -58,6 +58,7 @@ class MultiplicityCollection(MetricCollection):
         prefix: put before every name.
 
     Example:
+        >>> import torch
         >>> metrics = MultiplicityCollection(num_members=3, num_classes=3, scores=False)
         >>> votes = torch.tensor([[0, 1, 2, 0], [0, 1, 1, 1], [0, 0, 2, 0]])
         >>> metrics.update(votes, target=torch.tensor([0, 1, 2, 1]))
