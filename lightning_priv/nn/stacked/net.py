@@ -55,9 +55,11 @@ class StackedNet(nn.Module):
             raise ValueError(f"chunk_size={chunk_size}: give at least 1, or None for all members")
         if forward not in ("auto", "vmap", "loop"):
             raise ValueError(f"forward={forward!r}: give 'auto', 'vmap' or 'loop'")
+        self.asked: Literal["auto", "vmap", "loop"]
+        self.way: Literal["auto", "vmap", "loop"]  # what it has come to
         self.members = len(nets)
         self.chunk_size = chunk_size
-        self.way: Literal["auto", "vmap", "loop"] = forward
+        self.asked = self.way = forward
         self._template = (copy.deepcopy(nets[0]),)  # a tuple, so that it is no submodule
         self.stack = _stacked(nets)
 

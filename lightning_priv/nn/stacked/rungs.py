@@ -116,7 +116,7 @@ def choose_rung(
         made = None if reason else _make(name, net, chain, loss)
         if made is not None and name in ("engine", "folded"):
             reason = _check(name, template, chain, loss, x[:8], y[:8])
-        if made is not None and name == "vmap" and net.way == "auto":
+        if made is not None and name == "vmap" and net.asked == "auto":
             reason = _try_vmap(net, x[:2], loss, y[:2])
         if made is not None and not reason:
             return name, made, reasons
