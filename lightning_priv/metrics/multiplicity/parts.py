@@ -223,9 +223,8 @@ class SubgroupMultiplicity(nn.Module):
             raise ValueError(f"groups must be in 0..{len(self.groups) - 1}")
         for group, metrics in enumerate(self.groups):
             inside = groups == group
-            if bool(inside.any()):
-                chosen = None if target is None else target[inside]
-                metrics.update(preds[:, inside], chosen)  # type: ignore[operator]
+            chosen = None if target is None else target[inside]
+            metrics.update(preds[:, inside], chosen)  # type: ignore[operator]
 
     def compute(self) -> dict[str, Tensor]:
         """All numbers of all groups."""
