@@ -12,10 +12,10 @@ Its own keys stand at the top level of its YAML file. Give :class:`PrivacyTraine
 it would have to repeat every argument of Trainer.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningCLI
@@ -168,7 +168,8 @@ class PrivacyCLI(LightningCLI):
     def recipe(self) -> Recipe:
         """The configuration without the subcommand's own keys, and how such a file is built."""
         parser = self._parser(self.subcommand)
-        config = yaml.safe_load(parser.dump(self._settings(self.config), skip_validation=True))
+        text = parser.dump(self._settings(self.config), format="json", skip_validation=True)
+        config = json.loads(text)
         own = self._subcommand_method_arguments[str(self.subcommand)]
         kept = {key: value for key, value in config.items() if key not in own and key != "config"}
         return Recipe(kept, build)

@@ -27,3 +27,4 @@ from .svhn import SVHN as SVHN
 from .tables import BreastCancer as BreastCancer
 from .tables import Wine as Wine
 from .tiny_imagenet import TinyImageNet as TinyImageNet
+from .with_index import WithIndex as WithIndex

@@ -1,3 +1,5 @@
 from .classifier import Classifier as Classifier
 from .stacked import MemberEarlyStopping as MemberEarlyStopping
 from .stacked import StackedMembers as StackedMembers
+from .ensemble import EnsembleModule as EnsembleModule
+from .ensemble import MeanVote as MeanVote

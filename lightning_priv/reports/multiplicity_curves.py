@@ -261,6 +261,8 @@ def capacity_figure(rows: Sequence[Row]) -> Figure:
     axis.set_xscale("log", base=2)
     axis.set_xticks(x, [f"{value:g}" for value in x])
     axis.minorticks_off()
+    axis.set_yscale("symlog", linthresh=1)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_ylim(bottom=0)
     axis.set_xlabel("width")
     axis.set_ylabel("share of the samples (%)")

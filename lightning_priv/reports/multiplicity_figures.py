@@ -130,7 +130,7 @@ def consensus_figure(found: Findings) -> Figure:
     least = int(first.min()) if len(first) else 1
     figure, axis = canvas(7.2, 3.8)
     share = 100 * counts / max(len(first), 1)
-    drawn = axis.bar(levels, share, 0.8, color=BLUE, label="samples")
+    drawn = axis.bar(levels, share, 0.8, color=BLUE, alpha=0.55)
     axis.bar_label(drawn, [str(c) if c else "" for c in counts], fontsize=7, padding=1)
     axis.set_yscale("symlog", linthresh=1)
     axis.set_ylim(0, 200)
@@ -153,7 +153,7 @@ def consensus_figure(found: Findings) -> Figure:
         low, high = (100 * np.array(side) for side in zip(*ends, strict=True))
         twin = axis.twinx()
         twin.errorbar(
-            there,
+            there + 0.25,  # beside the numbers on the bars
             error,
             yerr=[error - low, high - error],
             fmt="o",

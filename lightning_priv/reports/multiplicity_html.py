@@ -19,7 +19,7 @@ __all__ = ["CAPTIONS", "report_html"]
 #: Heading and explanation of each figure, in the order of the report.
 CAPTIONS: dict[str, tuple[str, str]] = {
     "members": (
-        "Many models are equally good",
+        "Which models are equally good",
         "Accuracy of each model on the validation samples, with its 95 % interval. The shaded band "
         "holds the models that count as equally good; validation does not say which is best.",
     ),
@@ -31,8 +31,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "consensus": (
         "Agreement, and error where models agree",
-        "How many models vote for the majority's class, and how often that class is wrong. Where "
-        "all agree the error is small; where they split, it is large.",
+        "How many models vote for the majority's class, and how often that class is wrong, with "
+        "its 95 % interval. Where the models split, the decision belongs to an expert.",
     ),
     "conflict": (
         "Would another team's ensemble decide the same?",
@@ -45,7 +45,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "single models, ordered by their own confidence.",
     ),
     "capacity": (
-        "More capacity, less multiplicity",
+        "Multiplicity against capacity",
         "Disagreement against the width of the network, at equal numbers of members; the colour is "
         "the mean accuracy.",
     ),
@@ -115,6 +115,7 @@ ul.short { padding-left: 1.2rem; } ul.short li { margin: 0.35rem 0; }
 .note { border-left: 4px solid #d9822b; padding: 0.3rem 0.8rem; background: #fdf6ec;
   margin: 0.5rem 0; font-size: 0.94rem; }
 figure { margin: 0.6rem 0 0; } img { width: 100%; height: auto; display: block; }
+@media (max-width: 40rem) { figure { overflow-x: auto; } img { width: 34rem; max-width: none; } }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-size: 0.86rem; margin: 0.5rem 0; min-width: 100%; }
 th, td { padding: 0.28rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left;

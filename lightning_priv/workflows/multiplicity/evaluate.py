@@ -18,7 +18,7 @@ from lightning_priv.reports.multiplicity_votes import Votes
 
 from .plan import MemberPlan
 from .recipe import Recipe
-from .train import quiet
+from .train import CONFIG_FILE, quiet
 
 __all__ = ["check_splits", "evaluate", "members_of_plans"]
 
@@ -48,7 +48,7 @@ def members_of_plans(
         key = json.dumps(plan.config["model"], sort_keys=True, default=str)
         if key not in templates:
             with quiet():
-                templates[key] = recipe.build(path.parent / "fit.yaml").model
+                templates[key] = recipe.build(path.parent / CONFIG_FILE).model
         (state,) = read_member_files([path], weights_only)
         net = copy.deepcopy(templates[key])
         fill(net, MemberState(plan.name, path, state.state, state.class_names))

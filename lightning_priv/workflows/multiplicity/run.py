@@ -14,6 +14,7 @@ from lightning_priv.callbacks.multiplicity_members import loaded_members
 from lightning_priv.callbacks.multiplicity_report import publish
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.multiplicity import RashomonSet, matched_thresholds
+from lightning_priv.models import EnsembleModule
 from lightning_priv.nn.member_files import fill, find_member_files, read_member_files
 from lightning_priv.reports.multiplicity_study import Row, Study, member_rows
 from lightning_priv.reports.multiplicity_votes import Votes
@@ -169,6 +170,11 @@ def run(
         options.report_dir or callback.report_dir or f"{trainer.default_root_dir}/report"
     )
     report = publish(trainer, directory, study, callback.defer_value, log_numbers=True)
+    if trainer.is_global_zero:
+        chosen = [nets[number] for number in inside]
+        names_of_classes = None if study.class_names is None else list(study.class_names)
+        ensemble = EnsembleModule(chosen, study.rule, callback.output, class_names=names_of_classes)
+        ensemble.save(directory / "ensemble.ckpt")
     return StudyResult(study, trained, report)
 
 
@@ -378,7 +384,7 @@ def _notes(
             + (
                 " Choosing the set on validation samples is a further release, unless these "
                 "are public."
-                if validation is not None
+                if validation is not None and options.criterion.name != "all"
                 else ""
             )
         )

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import yaml
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 
 from lightning_priv.callbacks.study_member import write_record
 from lightning_priv.errors import ConfigurationError, PrivacyError
@@ -25,7 +25,9 @@ from lightning_priv.nn.member_files import MEMBER_FILE
 from .plan import MemberPlan, MemberSet
 from .recipe import Built, Recipe
 
-__all__ = ["Mode", "Trained", "member_record", "train_missing"]
+__all__ = ["CONFIG_FILE", "Mode", "Trained", "member_record", "train_missing"]
+
+CONFIG_FILE = "fit.json"  # the complete configuration of a member: fit --config runs it alone
 
 Mode: TypeAlias = Literal["auto", "vmap", "loop", "processes"]
 Say: TypeAlias = Callable[[str], None]
@@ -127,12 +129,16 @@ def _check_digest(plan: MemberPlan, path: Path) -> None:
 
 
 def _write_config(plan: MemberPlan, folder: Path) -> Path:
-    path = folder / plan.name / "fit.yaml"
+    path = folder / plan.name / CONFIG_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"fit.yaml.{os.getpid()}")  # several ranks write the same
-    part.write_text(yaml.safe_dump(plan.config, sort_keys=False), encoding="utf-8")
+    part = path.with_name(f"{CONFIG_FILE}.{os.getpid()}")  # several ranks write the same
+    part.write_text(_text(plan.config), encoding="utf-8")
     part.replace(path)
     return path
+
+
+def _text(config: dict[str, Any]) -> str:
+    return json.dumps(config, indent=2) + "\n"
 
 
 def _loop(
@@ -143,7 +149,7 @@ def _loop(
         home = folder / plan.name
         try:
             with quiet():
-                built = recipe.build(home / "fit.yaml")
+                built = recipe.build(home / CONFIG_FILE)
                 built.trainer.fit(built.model, datamodule=built.datamodule)
         except _FAILURES as error:
             (home / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -168,8 +174,6 @@ def _in_processes(
     plans: Sequence[MemberPlan], folder: Path, jobs: int, trained: Trained, say: Say
 ) -> None:
     """One ``fit`` a member; each sees one GPU, in turn, where there are several."""
-    import torch
-
     waiting = list(plans)
     running: dict[subprocess.Popen[bytes], tuple[MemberPlan, float]] = {}
     cards = torch.cuda.device_count()
@@ -184,7 +188,7 @@ def _in_processes(
                 if cards > 1:
                     environment["CUDA_VISIBLE_DEVICES"] = str(started % cards)
                 home = folder / plan.name
-                config = str(home / "fit.yaml")
+                config = str(home / CONFIG_FILE)
                 with (home / "output.txt").open("w") as output:
                     process = subprocess.Popen(
                         [sys.executable, "-m", "lightning_priv", "fit", "--config", config],
@@ -265,7 +269,7 @@ def _stack(
 
         def build(seed: int) -> LightningModule:
             plan = by_seed.get(seed, plans[0])
-            return recipe.build(folder / plan.name / "fit.yaml").model
+            return recipe.build(folder / plan.name / CONFIG_FILE).model
 
         if mode == "auto":
             choice = choose_mode(build, built.datamodule, built.trainer, list(by_seed))
@@ -281,6 +285,7 @@ def _stack(
         plan = by_seed[seed]
         facts = {"epochs": outcome.epochs, "metrics": outcome.scores.get(seed, {})}
         write_record(folder / plan.name, {"digest": plan.digest, **facts})
+        _name_classes(path, built.datamodule)
         path.replace(folder / plan.name / MEMBER_FILE)
         trained.paths[plan.name] = folder / plan.name / MEMBER_FILE
         trained.made.append(plan.name)
@@ -289,6 +294,14 @@ def _stack(
     seconds = time.perf_counter() - start
     say(f"{len(outcome.paths)} members trained at once in {seconds:.1f} s")
     trained.mode = "vmap"
+
+
+def _name_classes(path: Path, datamodule: LightningDataModule) -> None:
+    """Keep the order of the classes in a checkpoint, as ``StudyMember`` does."""
+    classes = getattr(datamodule, "class_names", None)
+    if classes is not None:
+        content = torch.load(path, map_location="cpu", weights_only=False)  # written just now
+        torch.save(content | {"class_names": list(map(str, classes))}, path)
 
 
 def _distinct(plans: Sequence[MemberPlan], name: str) -> bool:
@@ -319,8 +332,8 @@ def _stack_trainer(
         }
     )
     home.mkdir(parents=True, exist_ok=True)
-    path = home / "fit.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    path = home / CONFIG_FILE
+    path.write_text(_text(config), encoding="utf-8")
     return recipe.build(path)
 
 
