@@ -90,7 +90,7 @@ def _difference(one: Classifier, other: Classifier) -> str | None:
         ]
         if schedules[0] != schedules[1]:
             return "their scheduler"
-    if repr(one.loss) != repr(other.loss) or one.monitor != other.monitor:
+    if one.monitor != other.monitor or cannot_stack_nets([one.loss, other.loss]):
         return "their loss or monitor"
     pairs = zip(one.loss.state_dict().values(), other.loss.state_dict().values(), strict=True)
     return None if all(torch.equal(a, b) for a, b in pairs) else "the numbers of their loss"
