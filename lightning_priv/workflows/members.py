@@ -121,7 +121,7 @@ def train_stacked(
     the Trainer are applied to each member by itself.
 
     Args:
-        build: makes the ordinary member of a seed, initialised as it is to start.
+        build: makes an ordinary member, initialised by the given seed.
         datamodule: the data.
         trainer: a fresh Trainer.
         seeds: seeds of the members.
@@ -134,7 +134,7 @@ def train_stacked(
     Raises:
         ConfigurationError: if the members cannot be trained at once; ``choose_mode`` finds out.
     """
-    members = [build(seed) for seed in seeds]
+    members = [build(seed if "init" in vary else base_seed) for seed in seeds]
     if reason := _refusal(members, trainer):
         raise ConfigurationError(f"the members cannot be trained at once: {reason}")
     given = getattr(datamodule, "seed", None)
