@@ -40,6 +40,7 @@ HELP: dict[str, str] = {
     "test": "evaluate on the test set",
     "predict": "predict with a trained model",
     "lsi": "score how informative each training sample is; with --features FILE no model is needed",
+    "multiplicity": "train equally valid models; measure where they disagree, and abstain there",
     "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",
     "bounds": "bound the reconstruction of records from a private training",
     "plan": "steps and sampling rates of private active learning",
@@ -86,7 +87,8 @@ def main(args: list[str] | None = None) -> None:
             processes needs, because the others are started with it again.
 
     Raises:
-        SystemExit: code 2 for a wrong option or file, 1 for an error of ours, 130 after Ctrl-C.
+        SystemExit: code 2 for a wrong option or file, 1 for an error of ours, 3 for a study of
+            which fewer than two members remain, 130 after Ctrl-C.
     """
     words = sys.argv[1:] if args is None else list(args)
     if words and not words[0].startswith("-"):
@@ -120,7 +122,7 @@ def _run(words: list[str], from_argv: bool) -> None:
         text = _explanation(error)
         if text is None or os.environ.get("LIGHTNING_PRIV_TRACEBACK") == "1":
             raise
-        _stop(text, 1)
+        _stop(text, getattr(error, "exit_code", 1))
 
 
 def _instead(words: list[str]) -> str | None:

@@ -13,6 +13,7 @@ it would have to repeat every argument of Trainer.
 """
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,8 +32,9 @@ from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import PrivacyError
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
+from lightning_priv.workflows.multiplicity import Built, Recipe, SetCriterion
 
-__all__ = ["PrivacyCLI", "PrivacyTrainer", "last_checkpoint", "strategy_names"]
+__all__ = ["PrivacyCLI", "PrivacyTrainer", "build", "last_checkpoint", "strategy_names"]
 
 _CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
@@ -122,6 +124,82 @@ class PrivacyTrainer(Trainer):
                 sys.stdout.write(f"{table.render()}\n")
         return scores
 
+    recipe: Recipe | None = None  # how the command line builds further models and trainers
+
+    def multiplicity(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        members: int | list[int] | str | list[str] = 10,
+        vary: list[
+            Literal["init", "data_order", "bootstrap", "hyperparameters", "architecture"]
+        ] = ["init", "data_order"],  # noqa: B006  never changed; the help shows it
+        hyperparameters: dict[str, list[Any]] | None = None,
+        architectures: list[dict[str, Any]] | None = None,
+        mode: Literal["auto", "vmap", "loop", "processes"] = "auto",
+        jobs: int = 2,
+        criterion: SetCriterion = SetCriterion(),  # noqa: B008  frozen
+        drivers: int = 0,
+        widths: list[int] | None = None,
+        width_key: str | None = None,
+        epsilons: list[float] | None = None,
+        sweep_members: int | None = None,
+        match_sensitivity: float | None = None,
+        report_dir: str | None = None,
+        allow_same_split: bool = False,
+    ) -> None:
+        """Train a set of equally valid models, measure their disagreement, report and abstain.
+
+        Members are trained below ``trainer.default_root_dir``/members; those that are there
+        already are not trained again. The decision rule is that of an ``EnsembleAbstention`` in
+        ``trainer.callbacks``, else its default.
+
+        Args:
+            model: the module of every member.
+            datamodule: the data; the set is chosen on validation samples and measured on test.
+            members: how many (seeds from ``seed_everything`` up), their seeds, or a glob of
+                checkpoints.
+            vary: in what members differ.
+            hyperparameters: values for each dotted key, such as
+                ``model.init_args.optimizer.init_args.lr``; with ``vary: [hyperparameters]``.
+            architectures: blocks that stand in the place of ``model``; with
+                ``vary: [architecture]``.
+            mode: ``vmap`` trains all at once, ``loop`` one after another, ``processes`` each in
+                its own process; ``auto`` takes the faster of vmap and loop.
+            jobs: processes at once.
+            criterion: when a member is as good as the best.
+            drivers: members of further sets in which one source varies alone; 0 for none.
+            widths: widths of a capacity sweep.
+            width_key: dotted key of the width; default: ``hidden`` or ``width`` of the net.
+            epsilons: privacy budgets of one member; ``.inf`` trains without privacy.
+            sweep_members: members at each value of a sweep; default: as many as ``members``.
+            match_sensitivity: give each member the threshold that has this sensitivity on
+                validation; two classes only.
+            report_dir: folder of the report; default: that of the callback, else
+                ``trainer.default_root_dir``/report.
+            allow_same_split: let validation and test samples be the same.
+        """
+        from lightning_priv.workflows.multiplicity import Options, run, show
+
+        options = Options(
+            members=members,
+            vary=vary,
+            hyperparameters=hyperparameters,
+            architectures=architectures,
+            mode=mode,
+            jobs=jobs,
+            criterion=criterion,
+            drivers=drivers,
+            widths=widths,
+            width_key=width_key,
+            epsilons=epsilons,
+            sweep_members=sweep_members,
+            match_sensitivity=match_sensitivity,
+            report_dir=report_dir,
+            allow_same_split=allow_same_split,
+        )
+        show(run(self, model, datamodule, options, self.recipe))
+
 
 class PrivacyCLI(LightningCLI):
     """LightningCLI for any LightningModule and LightningDataModule, given by ``class_path``.
@@ -158,7 +236,8 @@ class PrivacyCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Training subcommands, each with the arguments that the command line supplies itself."""
-        return {**LightningCLI.subcommands(), "lsi": {"model", "datamodule"}}
+        own = dict.fromkeys(("lsi", "multiplicity"), {"model", "datamodule"})
+        return {**LightningCLI.subcommands(), **own}
 
     def before_instantiate_classes(self) -> None:
         """Let loggers write below ``trainer.default_root_dir``; where none is named, CSV."""
@@ -174,13 +253,31 @@ class PrivacyCLI(LightningCLI):
                 init_args["save_dir"] = root
 
     def after_instantiate_classes(self) -> None:
-        """Find the checkpoint that ``--ckpt_path last`` means."""
+        """Find the checkpoint that ``--ckpt_path last`` means; let workflows build more models."""
         settings = self._settings(self.config_init)
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(last_checkpoint(self.trainer))
+        if self.subcommand == "multiplicity":
+            assert isinstance(self.trainer, PrivacyTrainer)
+            self.trainer.recipe = self.recipe()
+
+    def recipe(self) -> Recipe:
+        """The configuration without the subcommand's own keys, and how such a file is built."""
+        parser = self._parser(self.subcommand)
+        text = parser.dump(self._settings(self.config), format="json", skip_validation=True)
+        config = json.loads(text)
+        own = self._subcommand_method_arguments[str(self.subcommand)]
+        kept = {key: value for key, value in config.items() if key not in own and key != "config"}
+        return Recipe(kept, build)
 
     def _settings(self, config: Namespace) -> Any:
         return config if self.subcommand is None else config[self.subcommand]
+
+
+def build(path: Path) -> Built:
+    """Trainer, module and data module of a complete configuration, as ``fit`` would make them."""
+    made = PrivacyCLI(["--config", str(path)], run=False)
+    return Built(made.trainer, made.model, made.datamodule)
 
 
 def last_checkpoint(trainer: Trainer) -> Path:

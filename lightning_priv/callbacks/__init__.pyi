@@ -6,7 +6,9 @@ from .lorentz import ManifoldMonitor as ManifoldMonitor
 from .media import log_media as log_media
 from .media import run_directory as run_directory
 from .pretrained import PretrainedWeights as PretrainedWeights
+from .multiplicity import EnsembleAbstention as EnsembleAbstention
 from .privacy import ClippingMonitor as ClippingMonitor
 from .privacy import PrivacyBudget as PrivacyBudget
 from .random_state import RandomState as RandomState
 from .risk import RiskCorridor as RiskCorridor
+from .study_member import StudyMember as StudyMember

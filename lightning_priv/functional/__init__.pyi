@@ -1,5 +1,6 @@
 from . import acquisition as acquisition
 from . import gaussian_dp as gaussian_dp
+from . import multiplicity as multiplicity
 from . import reconstruction as reconstruction
 from .hyperplane import lorentz_hyperplane_logits as lorentz_hyperplane_logits
 from .hyperplane import poincare_hyperplane_logits as poincare_hyperplane_logits

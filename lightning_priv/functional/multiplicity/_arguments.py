@@ -1,0 +1,116 @@
+"""Checks of what the members of a set predicted."""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "check_labels",
+    "check_probs",
+    "check_scores",
+    "check_target",
+    "is_labels",
+    "refuse_nan",
+    "warn_of_one_member",
+]
+
+
+def is_labels(preds: Tensor) -> bool:
+    """Whether predictions are labels (integers or booleans), not probabilities."""
+    return not (preds.is_floating_point() or preds.is_complex())
+
+
+def check_labels(labels: Tensor, ndim: int = 2) -> Tensor:
+    """Predicted labels as int64, members first.
+
+    Raises:
+        ValueError: if they are no integers, have another number of dimensions, no member, or
+            negative entries.
+    """
+    shape = "(members, samples)" if ndim == 2 else "(members, samples, labels)"
+    if not is_labels(labels):
+        raise ValueError(
+            f"labels must be integers of shape {shape}, got {labels.dtype}; turn probabilities "
+            "into labels by hard_labels(probs)"
+        )
+    if labels.ndim != ndim or labels.shape[0] < 1:
+        raise ValueError(f"labels must have shape {shape}, got {tuple(labels.shape)}")
+    labels = labels.long()
+    if labels.numel() and bool((labels < 0).any()):
+        raise ValueError(
+            "labels hold negative entries; every member must predict a class, 0 or higher "
+            "(-1 stands for a deferral, which only the decision of an ensemble can be)"
+        )
+    return labels
+
+
+def check_probs(probs: Tensor) -> Tensor:
+    """Class probabilities in float64, members first.
+
+    Raises:
+        ValueError: if the shape is not (members, samples, classes), or an entry is outside
+            [0, 1], or a row does not sum to 1 within 1e-3, or is NaN (the member is named).
+    """
+    if not probs.is_floating_point() or probs.ndim != 3 or min(probs.shape[0], probs.shape[2]) < 1:
+        raise ValueError(
+            "probs must be floating point of shape (members, samples, classes), "
+            f"got {probs.dtype} {tuple(probs.shape)}"
+        )
+    probs = probs.double()
+    refuse_nan(probs)
+    if probs.numel():
+        bad = bool((probs < 0).any()) or bool(((probs.sum(dim=-1) - 1).abs() > 1e-3).any())
+        if bad:
+            raise ValueError(
+                "probs must be non-negative and sum to 1 over the last dimension; "
+                "apply softmax to logits"
+            )
+    return probs
+
+
+def check_scores(scores: Tensor) -> Tensor:
+    """One score a member and sample in float64.
+
+    Raises:
+        ValueError: if the shape is not (members, samples), or an entry is NaN.
+    """
+    if not scores.is_floating_point() or scores.ndim != 2 or scores.shape[0] < 1:
+        raise ValueError(
+            "scores must be floating point of shape (members, samples), for example the "
+            f"probability of class 1 (class_scores(probs)); got {scores.dtype} "
+            f"{tuple(scores.shape)}"
+        )
+    scores = scores.double()
+    refuse_nan(scores)
+    return scores
+
+
+def check_target(target: Tensor, samples: int) -> Tensor:
+    """True classes as int64 of shape (samples,).
+
+    Raises:
+        ValueError: on another shape or dtype.
+    """
+    if not is_labels(target) or target.shape != (samples,):
+        raise ValueError(
+            f"target must be integers of shape ({samples},), one class a sample; "
+            f"got {target.dtype} {tuple(target.shape)}"
+        )
+    return target.long()
+
+
+def refuse_nan(values: Tensor) -> None:
+    """Refuse NaN, and name the members that predicted it."""
+    broken = values.flatten(1).isnan().any(dim=1)
+    if bool(broken.any()):
+        raise ValueError(
+            f"members {torch.nonzero(broken).flatten().tolist()} predict NaN; leave them out "
+            "(their training diverged)"
+        )
+
+
+def warn_of_one_member(labels: Tensor, name: str) -> None:
+    """Say why a number that compares two members is NaN."""
+    if len(labels) == 1:
+        warnings.warn(f"{name} compares two members and is NaN with one", stacklevel=3)

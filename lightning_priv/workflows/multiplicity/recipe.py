@@ -1,0 +1,32 @@
+"""How the command line hands a workflow the means to train further models."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+__all__ = ["Built", "Recipe"]
+
+
+class Built(NamedTuple):
+    """What one configuration file makes."""
+
+    trainer: Trainer
+    model: LightningModule
+    datamodule: LightningDataModule | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete configuration of ``fit`` and the function that builds such a configuration.
+
+    Attributes:
+        config: the configuration, with the keys ``seed_everything``, ``trainer``, ``model``,
+            ``data`` and perhaps ``optimizer`` and ``lr_scheduler``.
+        build: seeds everything and builds what a file of this form describes, as ``fit`` would.
+    """
+
+    config: dict[str, Any]
+    build: Callable[[Path], Built]
