@@ -236,7 +236,7 @@ class PrivacyCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Training subcommands, each with the arguments that the command line supplies itself."""
-        own = dict.fromkeys(("lsi", "multiplicity"), {"model", "datamodule"})
+        own = {name: {"model", "datamodule"} for name in ("lsi", "multiplicity")}
         return {**LightningCLI.subcommands(), **own}
 
     def before_instantiate_classes(self) -> None:
