@@ -181,11 +181,13 @@ class PrivacyTrainer(Trainer):
         """
         from lightning_priv.workflows.multiplicity import Options, run, show
 
+        # as written: the command line makes objects of blocks with a class_path
+        written = {} if self.recipe is None else self.recipe.own
         options = Options(
             members=members,
             vary=vary,
-            hyperparameters=hyperparameters,
-            architectures=architectures,
+            hyperparameters=written.get("hyperparameters", hyperparameters),
+            architectures=written.get("architectures", architectures),
             mode=mode,
             jobs=jobs,
             criterion=criterion,
@@ -268,7 +270,7 @@ class PrivacyCLI(LightningCLI):
         config = json.loads(text)
         own = self._subcommand_method_arguments[str(self.subcommand)]
         kept = {key: value for key, value in config.items() if key not in own and key != "config"}
-        return Recipe(kept, build)
+        return Recipe(kept, build, {key: config[key] for key in own if key in config})
 
     def _settings(self, config: Namespace) -> Any:
         return config if self.subcommand is None else config[self.subcommand]

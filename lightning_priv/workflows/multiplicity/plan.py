@@ -251,7 +251,7 @@ def _name(
     parts += [] if bootstrap is None else [f"boot{bootstrap}"]
     parts += [] if block is None else [f"model{block}"]
     parts += [f"{key.rsplit('.', 1)[-1]}{value}" for key, value in overrides]
-    return re.sub(r"[^\w.\-]+", "_", "-".join(parts)).strip("_")
+    return "-".join(re.sub(r"[^\w.\-]+", "_", part).strip("_") for part in parts)
 
 
 def _digest(config: dict[str, Any], order: int, bootstrap: int | None) -> str:

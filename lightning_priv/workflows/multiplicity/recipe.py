@@ -1,7 +1,7 @@
 """How the command line hands a workflow the means to train further models."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,9 @@ class Recipe:
         config: the configuration, with the keys ``seed_everything``, ``trainer``, ``model``,
             ``data`` and perhaps ``optimizer`` and ``lr_scheduler``.
         build: seeds everything and builds what a file of this form describes, as ``fit`` would.
+        own: the study's own keys as they were written, before any object was made of them.
     """
 
     config: dict[str, Any]
     build: Callable[[Path], Built]
+    own: dict[str, Any] = field(default_factory=dict)

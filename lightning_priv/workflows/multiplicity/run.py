@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
+from torch import nn
 
 from lightning_priv.callbacks import EnsembleAbstention
 from lightning_priv.callbacks.multiplicity_members import loaded_members
@@ -88,6 +90,10 @@ class StudyResult:
     report: Path | None
 
 
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
+
+
 def run(
     trainer: Trainer,
     model: LightningModule,
@@ -131,7 +137,7 @@ def run(
         names, paths = [plan.name for plan in plans], [trained.paths[p.name] for p in plans]
         seed_everything(_base(recipe), verbose=False)
     shown = read_member_files([paths[0]], callback.weights_only)[0]
-    if type(nets[0]) is type(model) and not (plans and plans[0].architecture):
+    if _shapes(nets[0]) == _shapes(model):
         fill(model, shown)  # the module's own metrics are then those of the first member
     validation, test = evaluate(trainer, callback, nets, names, model, datamodule)
     if validation is not None:
