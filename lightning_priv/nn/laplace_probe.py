@@ -36,7 +36,7 @@ class LaplaceProbe(nn.Module):
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
-        >>> probe = LaplaceProbe(1, 2).fit(x, torch.tensor([0, 0, 1, 1]))
+        >>> probe = LaplaceProbe(1, 2, prior_precision=0.01).fit(x, torch.tensor([0, 0, 1, 1]))
         >>> probe(x).argmax(1).tolist()
         [0, 0, 1, 1]
     """

@@ -20,8 +20,8 @@ def test_the_orders_are_those_of_opacus_and_three_more():
 
 
 def brute_force(sigma, rate, order):
-    """E_{x ~ N(0, s^2)} [(1 - q + q exp((2x - 1) / (2 s^2)))^a] by 20-digit quadrature."""
-    with mpmath.workdps(20):
+    """E_{x ~ N(0, s^2)} [(1 - q + q exp((2x - 1) / (2 s^2)))^a] by 30-digit quadrature."""
+    with mpmath.workdps(30):
         s, q, a = mpmath.mpf(sigma), mpmath.mpf(rate), mpmath.mpf(order)
 
         def integrand(y):
