@@ -60,9 +60,10 @@ class LSIProbe(OnceCallback):
         prior_precision: lambda of the summed loss; ``weight_decay``: n times the optimizer's;
             ``marglik``: the lambda of largest marginal likelihood.
         covariance: covariances of the posterior to report; the first one ranks.
-        estimator: how the posterior without a sample is had: ``alo`` in closed form, ``alo_sketch``
-            with the change of the others' curvature, ``exact`` by leave-one-out, ``self`` without a
-            step, ``retrain`` by the paper's training loop.
+        estimator: how the posterior without a sample is had: ``alo`` in closed form, which leaves
+            the curvature of the other samples as it was: the score ranks as the exact one, its part
+            ``lsi_full_curv`` alone does not; ``alo_sketch`` adds that change; ``exact`` by
+            leave-one-out; ``self`` without a step; ``retrain`` by the paper's training loop.
         head: kind of targets; by default it follows from the labels.
         sketch_dim: random vectors of ``alo_sketch``.
         refine_top_k: compute the highest k scores again by exact leave-one-out.

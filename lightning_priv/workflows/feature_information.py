@@ -34,6 +34,7 @@ def lsi(
             "cl_margin",
             "sui",
             "pvi",
+            "memorisation",
             "knn_shapley",
         ]
     ] = ("loss", "el2n", "grad_norm", "loo_loss", "cl_margin"),

@@ -2,11 +2,12 @@
 
 import csv
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import CONFIGS, CommandLine
+from command_line import CONFIGS, ROOT, CommandLine
 
 from lightning_priv.data import DocstringText, TfidfSVD
 
@@ -69,3 +70,12 @@ def test_demos_in_full(name: str, command_line: CommandLine) -> None:
         assert min(row["auroc"] for row in found.values()) > 0.97
         # it does not win here, and the README says so
         assert found["el2n"]["average_precision"] > found["lsi_full"]["average_precision"]
+
+
+@pytest.mark.slow
+def test_studies_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["table_lsi.py", "--smoke", "--figures", "studies"])
+    runpy.run_path(str(ROOT / "benchmarks/table_lsi.py"), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert all(f"### {name}" in shown for name in ("mislabel", "portions", "pruning", "difficulty"))
+    assert {p.name for p in Path("studies").iterdir()} == {"pruning.png", "difficulty.png"}

@@ -23,7 +23,7 @@ Head = Literal["auto", "softmax", "binary", "multilabel", "regression"]
 Standardize = Literal["none", "zscore", "l2"]
 Baseline = Literal[
     "loss", "el2n", "grad_norm", "margin", "self_influence", "loo_loss", "cl_self_confidence",
-    "cl_margin", "sui", "pvi", "knn_shapley",
+    "cl_margin", "sui", "pvi", "memorisation", "knn_shapley",
 ]  # fmt: skip
 
 Column = NDArray[Any]

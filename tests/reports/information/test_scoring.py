@@ -71,6 +71,18 @@ def test_columns_are_those_of_the_functions() -> None:
     assert scores.weight.shape == (CLASSES, DIM + 1)
 
 
+def test_every_baseline_can_be_asked_for() -> None:
+    from typing import get_args
+
+    from lightning_priv.functional.laplace_information import BASELINES
+    from lightning_priv.reports.information.scoring import Baseline
+
+    assert set(get_args(Baseline)) == set(BASELINES)
+    scores = Scoring(baselines=get_args(Baseline), covariance=("full",)).score(*data())
+    assert set(get_args(Baseline)) <= set(scores.score_columns)
+    assert all(np.isfinite(scores.columns[name]).all() for name in BASELINES)
+
+
 def test_order_of_the_rows_changes_nothing() -> None:
     x, y = data()
     ids = torch.arange(N) * 3 + 1
