@@ -118,6 +118,10 @@ def test_one_output_is_the_same_as_two() -> None:
 def test_float32_labels_and_order() -> None:
     single = fed(collection(3), PROBS.float(), TARGET)
     assert numbers(single.compute()) == pytest.approx(expected(PROBS, TARGET), abs=1e-5)
+    half = fed(collection(3), PROBS.bfloat16(), TARGET)  # sums differ from 1 by rounding
+    assert numbers(half.compute())["score_std"] == pytest.approx(
+        expected(PROBS, TARGET)["score_std"], abs=1e-2
+    )
     options = {"scores": False, "score_delta": None, "capacity": False}
     by_labels = numbers(fed(collection(3, **options), PROBS.argmax(-1), TARGET).compute())
     assert by_labels == pytest.approx({k: expected(PROBS, TARGET)[k] for k in by_labels})

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "are_probabilities",
     "check_labels",
     "check_probs",
     "check_scores",
@@ -50,23 +51,40 @@ def check_probs(probs: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the shape is not (members, samples, classes), or an entry is outside
-            [0, 1], or a row does not sum to 1 within 1e-3, or is NaN (the member is named).
+            [0, 1], or a row does not sum to 1 (see :func:`are_probabilities`), or is NaN (the
+            member is named).
     """
     if not probs.is_floating_point() or probs.ndim != 3 or min(probs.shape[0], probs.shape[2]) < 1:
         raise ValueError(
             "probs must be floating point of shape (members, samples, classes), "
             f"got {probs.dtype} {tuple(probs.shape)}"
         )
-    probs = probs.double()
     refuse_nan(probs)
-    if probs.numel():
-        bad = bool((probs < 0).any()) or bool(((probs.sum(dim=-1) - 1).abs() > 1e-3).any())
-        if bad:
-            raise ValueError(
-                "probs must be non-negative and sum to 1 over the last dimension; "
-                "apply softmax to logits"
-            )
-    return probs
+    if not are_probabilities(probs):
+        raise ValueError(
+            "probs must be non-negative and sum to 1 over the last dimension; "
+            "apply softmax to logits"
+        )
+    return probs.double()
+
+
+def are_probabilities(probs: Tensor) -> bool:
+    """Whether entries are in [0, 1], and rows, if there are any, sum to 1.
+
+    Up to what the softmax of their precision leaves: 1e-3, or 2e-2 in 16 bits.
+
+    Args:
+        probs: shape (M, n, C) with rows of classes, or (M, n) of one class.
+    """
+    if not probs.numel():
+        return True
+    slack = 2e-2 if probs.element_size() < 4 else 1e-3
+    if bool((probs.amin() < 0) | (probs.amax() > 1 + slack)):
+        return False
+    if probs.ndim < 3:
+        return True
+    sums = probs.sum(dim=-1, dtype=torch.promote_types(probs.dtype, torch.float32))
+    return not bool(((sums - 1).abs() > slack).any())
 
 
 def check_scores(scores: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class SplitConflict:
 
     def interval(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Percentile interval over the splits of each number."""
-        tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        tails = self.risk.new_tensor([(1 - level) / 2, (1 + level) / 2])
         ends = {}
         for name in self.__slots__:
             lower, upper = torch.nanquantile(getattr(self, name), tails).tolist()

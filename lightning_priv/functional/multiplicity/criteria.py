@@ -210,19 +210,19 @@ def _bootstrap(
             f"{per_sample.shape[1]} samples"
         )
     scores = per_sample.double()
-    difference = (scores[best] - scores).cpu()
+    difference = scores[best] - scores
     n = difference.shape[1]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # the same draws on every device
     means = []
     for start in range(0, n_boot, max(1, _CHUNK // n)):
         rows = min(max(1, _CHUNK // n), n_boot - start)
         drawn = torch.randint(n, (rows, n), generator=generator)
-        flat = drawn + n * torch.arange(rows)[:, None]
+        flat = (drawn + n * torch.arange(rows)[:, None]).to(difference.device)
         weights = torch.bincount(flat.flatten(), minlength=rows * n).reshape(rows, n)
         means.append(weights.double() @ difference.T / n)
-    levels = torch.tensor([alpha / 2, 1 - alpha / 2], dtype=torch.float64)
+    levels = difference.new_tensor([alpha / 2, 1 - alpha / 2])
     lower, upper = torch.quantile(torch.cat(means), levels, dim=0)
     # a member that equals the best has differences of exactly 0; rounding must not exclude 0
     lower = lower.masked_fill(lower.abs() < 1e-12, 0.0)
     upper = upper.masked_fill(upper.abs() < 1e-12, 0.0)
-    return lower.to(per_sample.device), upper.to(per_sample.device)
+    return lower, upper

@@ -14,6 +14,7 @@ from lightning_priv.functional.multiplicity import (
     top_two,
     vote_counts,
 )
+from lightning_priv.functional.multiplicity._arguments import are_probabilities
 from lightning_priv.functional.multiplicity.disagreement import differences
 
 __all__ = ["Votes"]
@@ -125,12 +126,7 @@ class Votes:
         probs = self._probs
         if probs is None:
             raise ValueError("this metric needs the probabilities of the members, not labels")
-        if not probs.numel():
-            return probs
-        wrong = bool((probs.amin() < 0) | (probs.amax() > 1 + 1e-3))
-        if not wrong and probs.ndim == 3:
-            wrong = bool(((probs.sum(dim=-1, dtype=torch.float32) - 1).abs() > 1e-2).any())
-        if wrong:
+        if not are_probabilities(probs):
             raise ValueError(
                 "probabilities must be in [0, 1] and sum to 1 over the last dimension; apply "
                 "softmax (sigmoid for one output) to logits"

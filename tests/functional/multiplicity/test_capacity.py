@@ -141,6 +141,7 @@ def test_invariances() -> None:
     torch.testing.assert_close(rashomon_capacity(mixed), found, atol=2e-9, rtol=0)
     assert (rashomon_capacity(probs[:3]) <= found + 2e-9).all()  # it can only grow
     torch.testing.assert_close(rashomon_capacity(probs.float()), found, atol=1e-5, rtol=0)
+    torch.testing.assert_close(rashomon_capacity(probs.bfloat16()), found, atol=2e-2, rtol=0)
 
 
 def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
