@@ -179,12 +179,12 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         target_quantile: adaptive clipping: fraction of records to leave unclipped.
         clip_learning_rate: adaptive clipping: rate of the geometric update.
         count_noise: adaptive clipping: noise on the number of unclipped records.
-        process_group_backend: ``gloo`` or ``nccl``; default: by device.
-        start_method: how processes are started.
         augmentation_multiplicity: random views of each record; the mean of their gradients is
             clipped, and privacy is as with one. See ``lightning_priv.data.MultiView``.
         noise_schedule: factors of the noise multiplier over the planned steps (``LinearNoise``,
             ``ExponentialNoise``, ``StepNoise``); with ``target_epsilon`` it is found for all steps.
+        process_group_backend: ``gloo`` or ``nccl``; default: by device.
+        start_method: how processes are started.
     """
 
     strategy_name = "dp_sgd_ddp"
@@ -223,11 +223,11 @@ class DPSGDDDPStrategy(PrivateTraining, DDPStrategy):
         target_quantile: float = 0.5,
         clip_learning_rate: float = 0.2,
         count_noise: float | None = None,
+        augmentation_multiplicity: int = 1,
+        noise_schedule: NoiseSchedule | None = None,
         process_group_backend: str | None = None,
         start_method: Literal["popen", "spawn", "fork", "forkserver"] = "popen",
         timeout: timedelta | None = default_pg_timeout,
-        augmentation_multiplicity: int = 1,
-        noise_schedule: NoiseSchedule | None = None,
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         base = {k: arguments.pop(k) for k in ("process_group_backend", "start_method", "timeout")}
