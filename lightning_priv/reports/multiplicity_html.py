@@ -271,7 +271,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 def _image(figure: "Figure", alternative: str) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight")
+    figure.savefig(buffer, format="svg")
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{_text(alternative)}" src="data:image/svg+xml;base64,{data}">'
 

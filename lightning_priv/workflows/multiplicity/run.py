@@ -1,7 +1,7 @@
 """The study: train a set of equally valid models, measure, report."""
 
+import copy
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +11,11 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer, see
 
 from lightning_priv.callbacks import EnsembleAbstention
 from lightning_priv.callbacks.multiplicity_members import loaded_members
-from lightning_priv.callbacks.multiplicity_report import publish
+from lightning_priv.callbacks.multiplicity_report import Published, publish
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.multiplicity import RashomonSet, matched_thresholds
 from lightning_priv.models import EnsembleModule
-from lightning_priv.nn.member_files import fill, find_member_files, read_member_files
+from lightning_priv.nn.member_files import find_member_files, read_member_files
 from lightning_priv.reports.multiplicity_study import Row, Study, member_rows
 from lightning_priv.reports.multiplicity_votes import Votes
 
@@ -80,12 +80,12 @@ class StudyResult:
     Attributes:
         study: the findings on the test samples.
         trained: the members, and what training them gave.
-        report: path of ``report.html``; None on other processes than the first.
+        published: the report and its summary; None on other processes than the first.
     """
 
     study: Study
     trained: Trained
-    report: Path | None
+    published: Published | None
 
 
 def run(
@@ -130,10 +130,9 @@ def run(
         nets = members_of_plans(plans, trained.paths, model, recipe, callback.weights_only)
         names, paths = [plan.name for plan in plans], [trained.paths[p.name] for p in plans]
         seed_everything(_base(recipe), verbose=False)
-    shown = read_member_files([paths[0]], callback.weights_only)[0]
-    if type(nets[0]) is type(model) and not (plans and plans[0].architecture):
-        fill(model, shown)  # the module's own metrics are then those of the first member
-    validation, test = evaluate(trainer, callback, nets, names, model, datamodule)
+    # the module's own metrics are those of the first member
+    shown = copy.deepcopy(nets[0])
+    validation, test = evaluate(trainer, callback, nets, names, shown, datamodule)
     if validation is not None:
         check_splits(validation, test, options.allow_same_split)
         if options.match_sensitivity is not None:
@@ -164,7 +163,7 @@ def run(
         capacity=sweep_rows("capacity", sets, names, test, paths, nets),
         privacy=sweep_rows("privacy", sets, names, test, paths, nets),
         account=composed_account(paths),
-        notes=_notes(options, trained, validation, main, inside, paths),
+        notes=_notes(options, callback, trained, validation, main, inside, paths),
     )
     directory = Path(
         options.report_dir or callback.report_dir or f"{trainer.default_root_dir}/report"
@@ -354,6 +353,7 @@ def _criterion_row(
 
 def _notes(
     options: Options,
+    callback: EnsembleAbstention,
     trained: Trained,
     validation: Votes | None,
     main: list[int],
@@ -388,6 +388,11 @@ def _notes(
                 else ""
             )
         )
-    if math.isfinite(options.criterion.epsilon) and len(inside) == 1 and len(main) > 1:
+    if callback.rule.needs_calibration and 1 < len(inside) < len(main):
+        notes.append(
+            "The rule was fitted on the samples on which the set was chosen: its guarantee holds "
+            "for a fixed set; set criterion.name: all for the strict form."
+        )
+    if len(inside) == 1 and len(main) > 1:
         notes.append("One member alone is in the set; a larger criterion.epsilon admits more.")
     return notes
