@@ -7,9 +7,9 @@ import pytest
 import torch
 from abstention_kit import (
     CLASSES,
-    N,
     Foreign,
     ForeignData,
+    N,
     member,
     probabilities,
     samples,
@@ -116,9 +116,9 @@ def test_mapping_batches_with_ids(tmp_path: Path) -> None:
     found = rows(tmp_path / "report/deferrals.csv")
     assert [row["id"] for row in found] == ["patient 3", "patient 1", "patient 4"]
     assert [int(row["target"]) for row in found] == y[[3, 1, 4]].tolist()
+    bad = trainer(EnsembleAbstention([member(1), member(2)], input_key="picture"))
     with pytest.raises(ConfigurationError, match="the batch has no 'picture'"):
-        bad = EnsembleAbstention([member(1)], input_key="picture")
-        trainer(bad).test(member(9), DataLoader(data, batch_size=2), verbose=False)
+        bad.test(member(9), DataLoader(data, batch_size=2), verbose=False)
 
 
 def test_subgroups_from_a_file(tmp_path: Path) -> None:
@@ -212,8 +212,8 @@ def test_wrong_options() -> None:
         EnsembleAbstention("*.ckpt", defer_value=0)
     with pytest.raises(ConfigurationError, match="has no members"):
         trainer(EnsembleAbstention()).test(member(9), ForeignData(), verbose=False)
+    callback = EnsembleAbstention([member(1), member(2)], baseline=2)
     with pytest.raises(ConfigurationError, match="numbered 0 to 1"):
-        callback = EnsembleAbstention([member(1), member(2)], baseline=2)
         trainer(callback).test(member(9), ForeignData(), verbose=False)
 
 

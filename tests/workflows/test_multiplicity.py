@@ -106,6 +106,7 @@ def test_from_nothing_to_the_report_and_again(command_line: CommandLine) -> None
     assert "was trained with another configuration" in outcome.err
 
 
+@pytest.mark.slow
 def test_stack_and_loop_make_the_same_members(command_line: CommandLine) -> None:
     keys = {"vary": ["init", "data_order"], "drivers": 2}
     command_line.ok("multiplicity", "--config", config(**keys))
@@ -136,6 +137,7 @@ def test_capacity_sweep_and_hyperparameters(command_line: CommandLine) -> None:
         "hyperparameters": {key: [0.0, 0.2]},
         "widths": [3, 64],
         "sweep_members": 2,
+        "mode": "vmap",
     }
     command_line.ok("multiplicity", "--config", config(**keys))
     names = {p.parent.name for p in (ROOT / "members").glob("*/member.ckpt")}
@@ -267,6 +269,7 @@ def test_private_members_have_one_account(command_line: CommandLine) -> None:
     assert "privacy/epsilon_composed" in rows(ROOT / "version_0/metrics.csv")[-1]
 
 
+@pytest.mark.slow
 def test_a_kill_loses_the_running_member_only(tmp_path: Path) -> None:
     """kill -9 while the second member trains: the first stays, the rest is trained on resume."""
     file = config(members=3)
