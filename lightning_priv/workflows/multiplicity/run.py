@@ -169,10 +169,17 @@ def run(
         options.report_dir or callback.report_dir or f"{trainer.default_root_dir}/report"
     )
     report = publish(trainer, directory, study, callback.defer_value, log_numbers=True)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not study.votes.multilabel:
         chosen = [nets[number] for number in inside]
         names_of_classes = None if study.class_names is None else list(study.class_names)
-        ensemble = EnsembleModule(chosen, study.rule, callback.output, class_names=names_of_classes)
+        cuts = study.votes.thresholds
+        ensemble = EnsembleModule(
+            chosen,
+            study.rule,
+            callback.output,
+            class_names=names_of_classes,
+            thresholds=None if cuts is None else cuts.tolist(),
+        )
         ensemble.save(directory / "ensemble.ckpt")
     return StudyResult(study, trained, report)
 
