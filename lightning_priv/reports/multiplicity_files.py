@@ -40,11 +40,8 @@ def study_figures(study: Study, found: Findings, facts: Mapping[str, Any]) -> di
     figures: dict[str, Figure] = {}
     many = found.votes.members > 1
     if any("accuracy" in row for row in study.members):
-        monitor = str(study.criterion.get("monitor", "accuracy")).rsplit("/", 1)[-1]
-        # the bars are those of the accuracy, whatever chose the set
-        figures["members"] = members_figure(
-            study.members, "accuracy" if monitor != "accuracy" else monitor
-        )
+        stage = "validation" if study.criterion else study.stage
+        figures["members"] = members_figure(study.members, stage)
     if study.drivers:
         figures["drivers"] = drivers_figure(study.drivers)
     if many:

@@ -155,6 +155,7 @@ def test_capacity_sweep_and_hyperparameters(command_line: CommandLine) -> None:
     assert (ROOT / "report/figures/capacity.png").is_file()
 
 
+@pytest.mark.slow
 def test_architectures_side_by_side(command_line: CommandLine) -> None:
     def block(net: str, **arguments: Any) -> dict[str, Any]:
         inner = {"class_path": f"lightning_priv.nn.{net}", "init_args": arguments}

@@ -16,11 +16,12 @@ from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.multiplicity import RashomonSet, matched_thresholds
 from lightning_priv.models import EnsembleModule
 from lightning_priv.nn.member_files import find_member_files, read_member_files
-from lightning_priv.reports.multiplicity_study import Row, Study, member_rows
+from lightning_priv.reports.multiplicity_study import Study
 from lightning_priv.reports.multiplicity_votes import Votes
 
-from .account import composed_account, member_epsilon
+from .account import composed_account
 from .choose import SetCriterion, TooFewMembersError, choose, validation_values
+from .describe import criterion_row, members_table, notes
 from .evaluate import check_splits, evaluate, members_of_plans
 from .plan import MemberPlan, MemberSet, Source, Variation, planned_sets
 from .rows import driver_rows, sweep_rows
@@ -153,17 +154,19 @@ def run(
         votes=test.select(inside),
         rule=_rule(callback, len(inside)),
         baseline=_baseline(callback, picked, main, inside),
-        members=_member_rows(names, paths, plans, validation, test, main, picked, options),
+        members=members_table(names, paths, plans, validation, test, main, picked, options),
         class_names=_class_names(datamodule),
         data=type(datamodule).__name__ if datamodule is not None else "",
         stage="test",
         groups=callback.groups,
-        criterion=_criterion_row(options.criterion, picked, main, inside),
+        criterion=criterion_row(options.criterion, picked, main, inside)
+        if validation is not None
+        else {},
         drivers=driver_rows(sets, names, test),
         capacity=sweep_rows("capacity", sets, names, test, paths, nets),
         privacy=sweep_rows("privacy", sets, names, test, paths, nets),
         account=composed_account(paths),
-        notes=_notes(options, callback, trained, validation, main, inside, paths),
+        notes=notes(options, callback, trained, validation, main, inside, paths),
     )
     directory = Path(
         options.report_dir or callback.report_dir or f"{trainer.default_root_dir}/report"
@@ -304,102 +307,3 @@ def _baseline(
     if callback.baseline == "majority":
         return "majority"
     return inside.index(main[picked.best])
-
-
-def _member_rows(
-    names: list[str],
-    paths: list[Path],
-    plans: list[MemberPlan],
-    validation: Votes | None,
-    test: Votes,
-    main: list[int],
-    picked: RashomonSet,
-    options: Options,
-) -> list[Row]:
-    votes = validation if validation is not None else test
-    values = None
-    if validation is not None:
-        values = validation_values(
-            options.criterion, validation.select(main), [paths[i] for i in main]
-        )
-    facts: list[Row] = []
-    for place, number in enumerate(main):
-        row: Row = {"in_set": bool(picked.members[place]), "best": place == picked.best}
-        if plans:
-            plan = plans[number]
-            row |= {"init_seed": plan.init_seed, "order_seed": plan.order_seed}
-            row["bootstrap_seed"] = plan.bootstrap_seed
-            row |= {key.rsplit(".", 1)[-1]: str(value) for key, value in plan.overrides}
-            row["model"] = plan.architecture
-        row["validation"] = None if values is None else float(values[place])
-        if picked.p_values is not None:
-            row["p_value"] = float(picked.p_values[place])
-        if picked.lower is not None and picked.upper is not None:
-            row["behind_low"] = float(picked.lower[place])
-            row["behind_high"] = float(picked.upper[place])
-        row["epsilon"] = member_epsilon(paths[number])
-        row["file"] = str(paths[number])
-        facts.append({k: v for k, v in row.items() if v is not None})
-    rows = member_rows([names[i] for i in main], votes.select(main), facts)
-    if test.target is not None:
-        for row, number in zip(rows, main, strict=True):
-            row["test_accuracy"] = float(test.select([number]).correct().double().mean())
-    return rows
-
-
-def _criterion_row(
-    criterion: SetCriterion, picked: RashomonSet, main: list[int], inside: list[int]
-) -> Row:
-    row: Row = {"name": picked.criterion, "monitor": criterion.monitor}
-    if picked.criterion in ("absolute", "relative"):
-        row["epsilon"] = criterion.epsilon
-    if picked.criterion in ("mcnemar", "bootstrap"):
-        row["alpha"] = criterion.alpha
-    return row | {"trained": len(main), "in_set": len(inside)}
-
-
-def _notes(
-    options: Options,
-    callback: EnsembleAbstention,
-    trained: Trained,
-    validation: Votes | None,
-    main: list[int],
-    inside: list[int],
-    paths: list[Path],
-) -> list[str]:
-    notes = [
-        f"All numbers are for {len(inside)} members; ambiguity can only grow with more of them, so "
-        "it is a lower bound of the multiplicity of the task."
-    ]
-    if trained.failed:
-        notes.append(
-            f"{len(trained.failed)} members could not be trained: "
-            + "; ".join(f"{name} ({why})" for name, why in trained.failed.items())
-        )
-    if options.checkpoints is None and set(options.vary) == {"init"}:
-        notes.append("Only the initialisation was varied: the multiplicity is a lower bound.")
-    if options.allow_same_split:
-        notes.append("The set was chosen and measured on the same samples (allow_same_split).")
-    if validation is None:
-        notes.append("There was no validation set: every member counts as equally valid.")
-    account = composed_account(paths)
-    if account:
-        notes.append(
-            f"{account['members']} of the members were trained with differential privacy. Together "
-            f"they release the data with epsilon {account['epsilon']:.4g} at delta "
-            f"{account['delta']:.3g}; that of one member alone does not describe this study."
-            + (
-                " Choosing the set on validation samples is a further release, unless these "
-                "are public."
-                if validation is not None and options.criterion.name != "all"
-                else ""
-            )
-        )
-    if callback.rule.needs_calibration and 1 < len(inside) < len(main):
-        notes.append(
-            "The rule was fitted on the samples on which the set was chosen: its guarantee holds "
-            "for a fixed set; set criterion.name: all for the strict form."
-        )
-    if len(inside) == 1 and len(main) > 1:
-        notes.append("One member alone is in the set; a larger criterion.epsilon admits more.")
-    return notes
