@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import StrategyRegistry
 from torch import Tensor
@@ -135,7 +135,7 @@ class PrivacyTrainer(Trainer):
             Literal["init", "data_order", "bootstrap", "hyperparameters", "architecture"]
         ] = ["init", "data_order"],  # noqa: B006  never changed; the help shows it
         hyperparameters: dict[str, list[Any]] | None = None,
-        architectures: list[dict[str, Any]] | None = None,
+        architectures: list[LightningModule] | None = None,
         mode: Literal["auto", "vmap", "loop", "processes"] = "auto",
         jobs: int = 2,
         criterion: SetCriterion = SetCriterion(),  # noqa: B008  frozen
@@ -181,13 +181,15 @@ class PrivacyTrainer(Trainer):
         """
         from lightning_priv.workflows.multiplicity import Options, run, show
 
-        # as written: the command line makes objects of blocks with a class_path
-        written = {} if self.recipe is None else self.recipe.own
+        # members are built of blocks, each under its own seed; these modules were only checked
+        blocks = None if self.recipe is None else self.recipe.own["architectures"]
+        if architectures and blocks is None:
+            raise ValueError("architectures are blocks of the command line's configuration")
         options = Options(
             members=members,
             vary=vary,
-            hyperparameters=written.get("hyperparameters", hyperparameters),
-            architectures=written.get("architectures", architectures),
+            hyperparameters=hyperparameters,
+            architectures=blocks,
             mode=mode,
             jobs=jobs,
             criterion=criterion,
@@ -266,11 +268,22 @@ class PrivacyCLI(LightningCLI):
     def recipe(self) -> Recipe:
         """The configuration without the subcommand's own keys, and how such a file is built."""
         parser = self._parser(self.subcommand)
-        text = parser.dump(self._settings(self.config), format="json", skip_validation=True)
+        settings = self._settings(self.config)
+        text = parser.dump(settings, format="json", skip_none=False, skip_validation=True)
         config = json.loads(text)
         own = self._subcommand_method_arguments[str(self.subcommand)]
         kept = {key: value for key, value in config.items() if key not in own and key != "config"}
         return Recipe(kept, build, {key: config[key] for key in own if key in config})
+
+    def rebuild(self, seed: int) -> LightningModule:
+        """The module of this configuration, made anew as ``seed_everything: seed`` would make it.
+
+        Args:
+            seed: seed of all generators.
+        """
+        seed_everything(seed, workers=True, verbose=False)
+        self.instantiate_classes()
+        return self.model
 
     def _settings(self, config: Namespace) -> Any:
         return config if self.subcommand is None else config[self.subcommand]
@@ -279,7 +292,7 @@ class PrivacyCLI(LightningCLI):
 def build(path: Path) -> Built:
     """Trainer, module and data module of a complete configuration, as ``fit`` would make them."""
     made = PrivacyCLI(["--config", str(path)], run=False)
-    return Built(made.trainer, made.model, made.datamodule)
+    return Built(made.trainer, made.model, made.datamodule, made.rebuild)
 
 
 def last_checkpoint(trainer: Trainer) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -42,21 +42,28 @@ class MeanVote(nn.Module):
     Args:
         members: the networks.
         output: whether they give logits or probabilities.
+        thresholds: for two classes the threshold of each member; default: one half.
     """
 
     def __init__(
-        self, members: Sequence[nn.Module], output: Literal["logits", "probabilities"]
+        self,
+        members: Sequence[nn.Module],
+        output: Literal["logits", "probabilities"],
+        thresholds: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        given = [0.5] * len(members) if thresholds is None else list(thresholds)
+        self.register_buffer("thresholds", torch.tensor(given), persistent=False)
         self.members = nn.ModuleList(members)
         self.output = output
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean probabilities and votes."""
         probs = torch.stack([self._probs(member(x)) for member in self.members])
-        # as hard_labels: with two classes, a probability of one half counts as class 1
+        # as hard_labels: with two classes, a probability equal to the threshold is class 1
         binary = probs.shape[-1] == 2
-        winner = (probs[..., 1] >= 0.5).long() if binary else probs.argmax(-1)
+        cut = cast(Tensor, self.thresholds)[:, None].to(probs)
+        winner = (probs[..., 1] >= cut).long() if binary else probs.argmax(-1)
         classes = torch.arange(probs.shape[-1], device=probs.device)
         votes = (winner[..., None] == classes).long().sum(0)
         return probs.mean(0), votes
@@ -82,9 +89,11 @@ class EnsembleModule(LightningModule):
         mode: evaluate members in one vectorised call or one after another.
         chunk_size: members in one call, to bound memory.
         class_names: names of the classes, kept in the checkpoint.
+        thresholds: for two classes the probability of class 1 from which each member votes for it;
+            default: one half.
 
     Raises:
-        ValueError: if there is no member.
+        ValueError: if there is no member, or not one threshold each.
     """
 
     def __init__(
@@ -95,8 +104,14 @@ class EnsembleModule(LightningModule):
         mode: Literal["auto", "vmap", "loop"] = "auto",
         chunk_size: int | None = None,
         class_names: list[str] | None = None,
+        thresholds: list[float] | None = None,
     ) -> None:
         super().__init__()
+        if thresholds is not None and len(thresholds) != len(members):
+            raise ValueError(
+                f"{len(thresholds)} thresholds for {len(members)} members; give one each"
+            )
+        self.thresholds = thresholds
         self.ensemble = Ensemble(members, output, mode, chunk_size)
         self.rule = default_rule(len(members)) if rule is None else rule
         self.rule.check_members(len(members))
@@ -154,8 +169,7 @@ class EnsembleModule(LightningModule):
             ``consensus`` and ``self_consistency`` (B,); ``votes`` (B, C); ``mean_prob`` (B, C).
         """
         probs = self.ensemble(x)
-        binary = probs.shape[-1] == 2
-        labels = hard_labels(probs[..., 1], "binary") if binary else hard_labels(probs)
+        labels = self._labels(probs)
         decided = self.rule.decide(labels, probs.double(), num_classes=probs.shape[-1])
         undefined = torch.full_like(decided, torch.nan, dtype=torch.float64)
         return {
@@ -167,6 +181,12 @@ class EnsembleModule(LightningModule):
             "votes": vote_counts(labels, probs.shape[-1]),
             "mean_prob": probs.mean(0),
         }
+
+    def _labels(self, probs: Tensor) -> Tensor:
+        if probs.shape[-1] > 2:
+            return hard_labels(probs)
+        cut = 0.5 if self.thresholds is None else torch.tensor(self.thresholds).to(probs)
+        return hard_labels(probs[..., 1], "binary", cut)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """What :meth:`judge` gives, and ``id`` where the batch has one (third entry, or ``id``)."""
@@ -193,7 +213,8 @@ class EnsembleModule(LightningModule):
         binary = probs.shape[-1] == 2
         if self.abstention is None:
             task: Task = "binary" if binary else "multiclass"
-            abstention = Abstention(len(self.ensemble), self.rule, task=task)
+            cut: Any = 0.5 if self.thresholds is None else torch.tensor(self.thresholds)
+            abstention = Abstention(len(self.ensemble), self.rule, task=task, threshold=cut)
             self.abstention = abstention.to(self.device)
         self.abstention.update(probs[..., 1] if binary else probs, target)
 
@@ -218,6 +239,7 @@ class EnsembleModule(LightningModule):
                 "rule": rule,
                 "output": self.ensemble.output,
                 "class_names": self.class_names,
+                "thresholds": self.thresholds,
             },
             part,
         )
@@ -259,7 +281,13 @@ class EnsembleModule(LightningModule):
         made = Rule(**rule)
         if calibration is not None:
             made = replace(made, calibration=Calibration(**calibration))
-        return cls(nets, made, content["output"], class_names=content["class_names"])
+        return cls(
+            nets,
+            made,
+            content["output"],
+            class_names=content["class_names"],
+            thresholds=content["thresholds"],
+        )
 
     def mean_vote(self, example: Tensor) -> MeanVote:
         """The mean probability and the votes as a plain network, to export.
@@ -281,7 +309,7 @@ class EnsembleModule(LightningModule):
         for place, (member, net) in enumerate(zip(members, nets, strict=True)):
             if net is not member and not torch.equal(net(example), member(example)):
                 nets[place] = member
-        return MeanVote(nets, kind).eval()
+        return MeanVote(nets, kind, self.thresholds).eval()
 
     def export(self, path: str | Path, example: Tensor) -> None:
         """Write the mean vote as a ``torch.export`` program (``.pt2``) for batches of any size.

@@ -263,7 +263,7 @@ def capacity_figure(rows: Sequence[Row]) -> Figure:
     axis.minorticks_off()
     axis.set_yscale("symlog", linthresh=1)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 150)
     axis.set_xlabel("width")
     axis.set_ylabel("share of the samples (%)")
     legend = axis.legend(fontsize=8, loc="upper right")

@@ -39,13 +39,13 @@ def canvas(width: float = 7.2, height: float = 4.0) -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def members_figure(rows: Sequence[Row], monitor: str = "accuracy") -> Figure:
-    """Validation accuracy of each member with its 95 % interval; the set of equals shaded.
+def members_figure(rows: Sequence[Row], stage: str = "validation") -> Figure:
+    """Accuracy of each member with its 95 % interval; the set of equals shaded.
 
     Args:
         rows: rows of the members, with ``accuracy``, ``accuracy_low``, ``accuracy_high``, and
             ``in_set`` where a set was chosen.
-        monitor: name of the metric.
+        stage: samples on which the accuracy was measured.
 
     Raises:
         ValueError: if no row has an accuracy.
@@ -88,7 +88,7 @@ def members_figure(rows: Sequence[Row], monitor: str = "accuracy") -> Figure:
     else:
         axis.set_xticks([])
     axis.set_xlabel("members, best first")
-    axis.set_ylabel(f"validation {monitor}")
+    axis.set_ylabel(f"{stage} accuracy")
     axis.legend(loc="lower left", fontsize=8)
     return figure
 

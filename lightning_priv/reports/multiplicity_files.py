@@ -40,11 +40,8 @@ def study_figures(study: Study, found: Findings, facts: Mapping[str, Any]) -> di
     figures: dict[str, Figure] = {}
     many = found.votes.members > 1
     if any("accuracy" in row for row in study.members):
-        monitor = str(study.criterion.get("monitor", "accuracy")).rsplit("/", 1)[-1]
-        # the bars are those of the accuracy, whatever chose the set
-        figures["members"] = members_figure(
-            study.members, "accuracy" if monitor != "accuracy" else monitor
-        )
+        stage = "validation" if study.criterion else study.stage
+        figures["members"] = members_figure(study.members, stage)
     if study.drivers:
         figures["drivers"] = drivers_figure(study.drivers)
     if many:
@@ -102,6 +99,8 @@ def write_study(
     )
     (folder / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not for each format
         _atomic(folder / "figures" / f"{name}.png", _figure_writer(figure))
     page = report_html(study, found, facts, figures, _deferred_rows(found, deferrals))
     _atomic(folder / "report.html", _text_writer(page))
@@ -135,7 +134,7 @@ def _text_writer(text: str) -> Callable[[Path], object]:
 
 
 def _figure_writer(figure: "Figure") -> Callable[[Path], object]:
-    return lambda path: figure.savefig(path, dpi=_DPI, bbox_inches="tight", format="png")
+    return lambda path: figure.savefig(path, dpi=_DPI, format="png")
 
 
 def _atomic(path: Path, write: Callable[[Path], object]) -> None:

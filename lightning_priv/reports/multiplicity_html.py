@@ -19,9 +19,9 @@ __all__ = ["CAPTIONS", "report_html"]
 #: Heading and explanation of each figure, in the order of the report.
 CAPTIONS: dict[str, tuple[str, str]] = {
     "members": (
-        "Which models are equally good",
-        "Accuracy of each model on the validation samples, with its 95 % interval. The shaded band "
-        "holds the models that count as equally good; validation does not say which is best.",
+        "The models",
+        "Accuracy of each model, with its 95 % interval. The shaded band holds the models that are "
+        "compared; the samples do not say which of them is best.",
     ),
     "drivers": (
         "Where the disagreement comes from",
@@ -152,7 +152,7 @@ def report_html(
     title = f"Predictive multiplicity of {study.data or 'an ensemble'}"
     parts = [
         f"<h1>{_text(title)}</h1>",
-        f'<p class="soft">{found.votes.members} equally valid models, {len(study.votes.ids)} '
+        f'<p class="soft">{found.votes.members} {_models(facts)}, {len(study.votes.ids)} '
         f"{study.stage} samples; lightning_priv {facts['version']}</p>",
         _cards(facts),
         "<ul class='short'>",
@@ -187,7 +187,7 @@ def report_html(
 def _cards(facts: Mapping[str, Any]) -> str:
     metrics, abstain = facts["metrics"], facts["abstain"]
     cards = [
-        (str(facts["members"]), "equally valid models"),
+        (str(facts["members"]), _models(facts)),
         (_percent(1 - metrics["unanimous_coverage"]), "of the decisions are contested"),
         (_percent(abstain["coverage"]), f"decided by {facts['rule']['shown']}"),
     ]
@@ -234,11 +234,19 @@ def _numbers(metrics: Mapping[str, float]) -> str:
     )
 
 
+def _models(facts: Mapping[str, Any]) -> str:
+    return "equally valid models" if facts["criterion"] else "models"
+
+
 def _method(facts: Mapping[str, Any]) -> str:
-    criterion = ", ".join(f"{k} {_cell(v)}" for k, v in facts["criterion"].items()) or "none"
+    criterion = ", ".join(f"{k} {_cell(v)}" for k, v in facts["criterion"].items())
+    choice = (
+        f"The set of equally valid models was chosen on validation samples ({_text(criterion)})"
+        if criterion
+        else "The models were given; whether they are equally good was not tested here"
+    )
     return (
-        "<h2>How this was done</h2><p class='soft'>The set of equally valid models was chosen on "
-        f"validation samples ({_text(criterion)}); every number above was computed on "
+        f"<h2>How this was done</h2><p class='soft'>{choice}; every number above was computed on "
         f"{_text(facts['stage'])} samples. Baseline: {_text(str(facts['baseline']))}. Rule: "
         f"{_text(facts['rule']['shown'])}. A sample with equally many votes for two classes is "
         "deferred by every rule but majority.</p>"
@@ -271,7 +279,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 def _image(figure: "Figure", alternative: str) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight")
+    figure.savefig(buffer, format="svg")
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{_text(alternative)}" src="data:image/svg+xml;base64,{data}">'
 

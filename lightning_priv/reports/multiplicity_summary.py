@@ -73,8 +73,8 @@ def in_short(facts: dict[str, Any]) -> list[str]:
     lines = []
     if "accuracy_min" in metrics:
         lines.append(
-            f"{members} models that are equally good by the chosen criterion were compared on {n} "
-            f"{what} of the {facts['stage']} set. They are right on "
+            f"{members} models{_chosen(facts)} were compared on {n} {what} of the "
+            f"{facts['stage']} set. They are right on "
             f"{_percent(metrics['accuracy_min'])} to {_percent(metrics['accuracy_max'])} of them."
         )
     else:
@@ -111,6 +111,15 @@ def in_short(facts: dict[str, Any]) -> list[str]:
             f"{account['delta']:.2g}."
         )
     return lines
+
+
+def _chosen(facts: dict[str, Any]) -> str:
+    """The study has tested that they are equally good; the callback takes them as they are."""
+    if not facts["criterion"]:
+        return ""
+    if facts["criterion"]["name"] == "all":
+        return ", all taken for equally good,"
+    return " that are equally good by the chosen criterion"
 
 
 def _conflict(rows: list[Row], what: str) -> list[str]:

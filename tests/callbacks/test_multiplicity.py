@@ -116,9 +116,9 @@ def test_mapping_batches_with_ids(tmp_path: Path) -> None:
     found = rows(tmp_path / "report/deferrals.csv")
     assert [row["id"] for row in found] == ["patient 3", "patient 1", "patient 4"]
     assert [int(row["target"]) for row in found] == y[[3, 1, 4]].tolist()
-    bad = EnsembleAbstention([member(1)], input_key="picture")
+    bad = trainer(EnsembleAbstention([member(1), member(2)], input_key="picture"))
     with pytest.raises(ConfigurationError, match="the batch has no 'picture'"):
-        trainer(bad).test(member(9), DataLoader(data, batch_size=2), verbose=False)
+        bad.test(member(9), DataLoader(data, batch_size=2), verbose=False)
 
 
 def test_subgroups_from_a_file(tmp_path: Path) -> None:

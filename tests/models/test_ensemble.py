@@ -115,3 +115,19 @@ def test_members_that_give_probabilities_are_exported_as_such():
     assert vote.output == "probabilities"
     torch.testing.assert_close(vote(x)[0], probabilities(SEEDS, x).mean(0))
     assert all(type(m) is Softmax for m in vote.members)  # their net alone gives logits
+
+
+def test_thresholds_of_the_members_are_kept(tmp_path):
+    x, _ = samples()
+    cuts = [0.2, 0.5, 0.6, 0.9]
+    module = EnsembleModule([member(s, outputs=1) for s in SEEDS], thresholds=cuts)
+    with torch.no_grad():
+        p = torch.stack([member(s, outputs=1)(x)[:, 0].sigmoid() for s in SEEDS])
+    labels = (p >= torch.tensor(cuts)[:, None]).long()
+    expected = functional.vote_counts(labels, 2)
+    module.save(tmp_path / "ensemble.ckpt")
+    again = EnsembleModule.load(tmp_path / "ensemble.ckpt", member(9, outputs=1))
+    for votes in (module.judge(x)["votes"], again.judge(x)["votes"], again.mean_vote(x)(x)[1]):
+        assert torch.equal(votes, expected)
+    with pytest.raises(ValueError, match="3 thresholds for 4 members"):
+        EnsembleModule([member(s) for s in SEEDS], thresholds=cuts[:3])

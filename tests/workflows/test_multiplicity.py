@@ -106,6 +106,7 @@ def test_from_nothing_to_the_report_and_again(command_line: CommandLine) -> None
     assert "was trained with another configuration" in outcome.err
 
 
+@pytest.mark.slow
 def test_stack_and_loop_make_the_same_members(command_line: CommandLine) -> None:
     keys = {"vary": ["init", "data_order"], "drivers": 2}
     command_line.ok("multiplicity", "--config", config(**keys))
@@ -136,6 +137,7 @@ def test_capacity_sweep_and_hyperparameters(command_line: CommandLine) -> None:
         "hyperparameters": {key: [0.0, 0.2]},
         "widths": [3, 64],
         "sweep_members": 2,
+        "mode": "vmap",
     }
     command_line.ok("multiplicity", "--config", config(**keys))
     names = {p.parent.name for p in (ROOT / "members").glob("*/member.ckpt")}
@@ -153,6 +155,7 @@ def test_capacity_sweep_and_hyperparameters(command_line: CommandLine) -> None:
     assert (ROOT / "report/figures/capacity.png").is_file()
 
 
+@pytest.mark.slow
 def test_architectures_side_by_side(command_line: CommandLine) -> None:
     def block(net: str, **arguments: Any) -> dict[str, Any]:
         inner = {"class_path": f"lightning_priv.nn.{net}", "init_args": arguments}
@@ -239,6 +242,35 @@ def test_same_samples_for_choice_and_measurement_are_refused(
     command_line.ok("multiplicity", "--config", "study.yaml", "--allow_same_split", "true")
 
 
+def test_thresholds_of_equal_sensitivity(command_line: CommandLine) -> None:
+    """Each member reaches it on validation; the deployed ensemble has the same thresholds."""
+    content = yaml.safe_load(config(members=3, match_sensitivity=0.9).read_text())
+    content["data"] = {
+        "class_path": "lightning_priv.data.BreastCancer",
+        "init_args": {"batch_size": 32, "val_size": 0.25},
+    }
+    net = content["model"]["init_args"]["net"]["init_args"]
+    net |= {"in_features": 30, "num_classes": 2}
+    content["model"]["init_args"]["num_classes"] = 2
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    command_line.ok("multiplicity", "--config", "study.yaml")
+
+    from lightning_priv.data import BreastCancer
+
+    data = BreastCancer(val_size=0.25)
+    data.setup()
+    template = Classifier(MLP(30, 2, dropout=0.2), 2)
+    module = EnsembleModule.load(ROOT / "report/ensemble.ckpt", template)
+    assert module.thresholds is not None
+    held_out = data.val_dataset
+    assert held_out is not None
+    p = module(held_out.inputs())[..., 1][:, held_out.targets == 1].double()
+    sensitivity = (p >= torch.tensor(module.thresholds)[:, None].double() - 1e-6).double().mean(1)
+    assert bool(((sensitivity >= 0.9) & (sensitivity < 0.93)).all())
+    decided = [int(row["decision"]) for row in rows(ROOT / "report/deferrals.csv")]
+    assert module.judge(data.test_dataset.inputs())["prediction"].tolist() == decided
+
+
 def test_private_members_have_one_account(command_line: CommandLine) -> None:
     from lightning_priv.accountants import epsilon
 
@@ -267,6 +299,7 @@ def test_private_members_have_one_account(command_line: CommandLine) -> None:
     assert "privacy/epsilon_composed" in rows(ROOT / "version_0/metrics.csv")[-1]
 
 
+@pytest.mark.slow
 def test_a_kill_loses_the_running_member_only(tmp_path: Path) -> None:
     """kill -9 while the second member trains: the first stays, the rest is trained on resume."""
     file = config(members=3)

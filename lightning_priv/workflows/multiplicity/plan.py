@@ -184,6 +184,7 @@ class _Planner:
         self.config = config
         self.folder = folder
         self.base = base_seed
+        self.names: dict[str, str] = {}
 
     def members(
         self, seeds: Sequence[int], variation: Variation, fixed: Overrides = ()
@@ -227,8 +228,10 @@ class _Planner:
         data = (config.get("data") or {}).get("init_args", {})
         if reseed_data and data.get("seed") is not None:
             data["seed"] = order
-        name = _name(init, order, bootstrap, overrides, number)
         digest = _digest(config, order, bootstrap)
+        name = _name(init, order, bootstrap, overrides, number)
+        if self.names.setdefault(name, digest) != digest:
+            name = f"{name}-{digest}"  # two keys that end in the same word
         _make_quiet(config, str(self.folder / name))
         config["trainer"]["callbacks"].append(
             {
@@ -247,11 +250,11 @@ class _Planner:
 def _name(
     init: int, order: int, bootstrap: int | None, overrides: Overrides, block: int | None
 ) -> str:
-    parts = [f"seed{init}" if init == order else f"init{init}-order{order}"]
+    parts = [f"seed{init}"] if init == order else [f"init{init}", f"order{order}"]
     parts += [] if bootstrap is None else [f"boot{bootstrap}"]
     parts += [] if block is None else [f"model{block}"]
     parts += [f"{key.rsplit('.', 1)[-1]}{value}" for key, value in overrides]
-    return "-".join(re.sub(r"[^\w.\-]+", "_", part).strip("_") for part in parts)
+    return "-".join(re.sub(r"[^\w.]+", "_", part).strip("_") for part in parts)
 
 
 def _digest(config: dict[str, Any], order: int, bootstrap: int | None) -> str:

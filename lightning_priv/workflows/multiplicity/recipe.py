@@ -11,11 +11,12 @@ __all__ = ["Built", "Recipe"]
 
 
 class Built(NamedTuple):
-    """What one configuration file makes."""
+    """What one configuration file makes, and the same module once more under another seed."""
 
     trainer: Trainer
     model: LightningModule
     datamodule: LightningDataModule | None
+    rebuild: Callable[[int], LightningModule]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Recipe:
         config: the configuration, with the keys ``seed_everything``, ``trainer``, ``model``,
             ``data`` and perhaps ``optimizer`` and ``lr_scheduler``.
         build: seeds everything and builds what a file of this form describes, as ``fit`` would.
-        own: the study's own keys as they were written, before any object was made of them.
+        own: the subcommand's own keys as they were written, before anything was built of them.
     """
 
     config: dict[str, Any]

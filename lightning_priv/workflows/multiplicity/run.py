@@ -1,28 +1,27 @@
 """The study: train a set of equally valid models, measure, report."""
 
+import copy
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
-from torch import nn
 
 from lightning_priv.callbacks import EnsembleAbstention
 from lightning_priv.callbacks.multiplicity_members import loaded_members
-from lightning_priv.callbacks.multiplicity_report import publish
+from lightning_priv.callbacks.multiplicity_report import Published, publish
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.multiplicity import RashomonSet, matched_thresholds
 from lightning_priv.models import EnsembleModule
-from lightning_priv.nn.member_files import fill, find_member_files, read_member_files
-from lightning_priv.reports.multiplicity_study import Row, Study, member_rows
+from lightning_priv.nn.member_files import find_member_files, read_member_files
+from lightning_priv.reports.multiplicity_study import Study
 from lightning_priv.reports.multiplicity_votes import Votes
 
-from .account import composed_account, member_epsilon
+from .account import composed_account
 from .choose import SetCriterion, TooFewMembersError, choose, validation_values
+from .describe import criterion_row, members_table, notes
 from .evaluate import check_splits, evaluate, members_of_plans
 from .plan import MemberPlan, MemberSet, Source, Variation, planned_sets
 from .rows import driver_rows, sweep_rows
@@ -82,16 +81,12 @@ class StudyResult:
     Attributes:
         study: the findings on the test samples.
         trained: the members, and what training them gave.
-        report: path of ``report.html``; None on other processes than the first.
+        published: the report and its summary; None on other processes than the first.
     """
 
     study: Study
     trained: Trained
-    report: Path | None
-
-
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in module.state_dict().items()}
+    published: Published | None
 
 
 def run(
@@ -136,10 +131,9 @@ def run(
         nets = members_of_plans(plans, trained.paths, model, recipe, callback.weights_only)
         names, paths = [plan.name for plan in plans], [trained.paths[p.name] for p in plans]
         seed_everything(_base(recipe), verbose=False)
-    shown = read_member_files([paths[0]], callback.weights_only)[0]
-    if _shapes(nets[0]) == _shapes(model):
-        fill(model, shown)  # the module's own metrics are then those of the first member
-    validation, test = evaluate(trainer, callback, nets, names, model, datamodule)
+    # the module's own metrics are those of the first member
+    shown = copy.deepcopy(nets[0])
+    validation, test = evaluate(trainer, callback, nets, names, shown, datamodule)
     if validation is not None:
         check_splits(validation, test, options.allow_same_split)
         if options.match_sensitivity is not None:
@@ -160,26 +154,35 @@ def run(
         votes=test.select(inside),
         rule=_rule(callback, len(inside)),
         baseline=_baseline(callback, picked, main, inside),
-        members=_member_rows(names, paths, plans, validation, test, main, picked, options),
+        members=members_table(names, paths, plans, validation, test, main, picked, options),
         class_names=_class_names(datamodule),
         data=type(datamodule).__name__ if datamodule is not None else "",
         stage="test",
         groups=callback.groups,
-        criterion=_criterion_row(options.criterion, picked, main, inside),
+        criterion=criterion_row(options.criterion, picked, main, inside)
+        if validation is not None
+        else {},
         drivers=driver_rows(sets, names, test),
         capacity=sweep_rows("capacity", sets, names, test, paths, nets),
         privacy=sweep_rows("privacy", sets, names, test, paths, nets),
         account=composed_account(paths),
-        notes=_notes(options, trained, validation, main, inside, paths),
+        notes=notes(options, callback, trained, validation, main, inside, paths),
     )
     directory = Path(
         options.report_dir or callback.report_dir or f"{trainer.default_root_dir}/report"
     )
     report = publish(trainer, directory, study, callback.defer_value, log_numbers=True)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not study.votes.multilabel:
         chosen = [nets[number] for number in inside]
         names_of_classes = None if study.class_names is None else list(study.class_names)
-        ensemble = EnsembleModule(chosen, study.rule, callback.output, class_names=names_of_classes)
+        cuts = study.votes.thresholds
+        ensemble = EnsembleModule(
+            chosen,
+            study.rule,
+            callback.output,
+            class_names=names_of_classes,
+            thresholds=None if cuts is None else cuts.tolist(),
+        )
         ensemble.save(directory / "ensemble.ckpt")
     return StudyResult(study, trained, report)
 
@@ -304,96 +307,3 @@ def _baseline(
     if callback.baseline == "majority":
         return "majority"
     return inside.index(main[picked.best])
-
-
-def _member_rows(
-    names: list[str],
-    paths: list[Path],
-    plans: list[MemberPlan],
-    validation: Votes | None,
-    test: Votes,
-    main: list[int],
-    picked: RashomonSet,
-    options: Options,
-) -> list[Row]:
-    votes = validation if validation is not None else test
-    values = None
-    if validation is not None:
-        values = validation_values(
-            options.criterion, validation.select(main), [paths[i] for i in main]
-        )
-    facts: list[Row] = []
-    for place, number in enumerate(main):
-        row: Row = {"in_set": bool(picked.members[place]), "best": place == picked.best}
-        if plans:
-            plan = plans[number]
-            row |= {"init_seed": plan.init_seed, "order_seed": plan.order_seed}
-            row["bootstrap_seed"] = plan.bootstrap_seed
-            row |= {key.rsplit(".", 1)[-1]: str(value) for key, value in plan.overrides}
-            row["model"] = plan.architecture
-        row["validation"] = None if values is None else float(values[place])
-        if picked.p_values is not None:
-            row["p_value"] = float(picked.p_values[place])
-        if picked.lower is not None and picked.upper is not None:
-            row["behind_low"] = float(picked.lower[place])
-            row["behind_high"] = float(picked.upper[place])
-        row["epsilon"] = member_epsilon(paths[number])
-        row["file"] = str(paths[number])
-        facts.append({k: v for k, v in row.items() if v is not None})
-    rows = member_rows([names[i] for i in main], votes.select(main), facts)
-    if test.target is not None:
-        for row, number in zip(rows, main, strict=True):
-            row["test_accuracy"] = float(test.select([number]).correct().double().mean())
-    return rows
-
-
-def _criterion_row(
-    criterion: SetCriterion, picked: RashomonSet, main: list[int], inside: list[int]
-) -> Row:
-    row: Row = {"name": picked.criterion, "monitor": criterion.monitor}
-    if picked.criterion in ("absolute", "relative"):
-        row["epsilon"] = criterion.epsilon
-    if picked.criterion in ("mcnemar", "bootstrap"):
-        row["alpha"] = criterion.alpha
-    return row | {"trained": len(main), "in_set": len(inside)}
-
-
-def _notes(
-    options: Options,
-    trained: Trained,
-    validation: Votes | None,
-    main: list[int],
-    inside: list[int],
-    paths: list[Path],
-) -> list[str]:
-    notes = [
-        f"All numbers are for {len(inside)} members; ambiguity can only grow with more of them, so "
-        "it is a lower bound of the multiplicity of the task."
-    ]
-    if trained.failed:
-        notes.append(
-            f"{len(trained.failed)} members could not be trained: "
-            + "; ".join(f"{name} ({why})" for name, why in trained.failed.items())
-        )
-    if options.checkpoints is None and set(options.vary) == {"init"}:
-        notes.append("Only the initialisation was varied: the multiplicity is a lower bound.")
-    if options.allow_same_split:
-        notes.append("The set was chosen and measured on the same samples (allow_same_split).")
-    if validation is None:
-        notes.append("There was no validation set: every member counts as equally valid.")
-    account = composed_account(paths)
-    if account:
-        notes.append(
-            f"{account['members']} of the members were trained with differential privacy. Together "
-            f"they release the data with epsilon {account['epsilon']:.4g} at delta "
-            f"{account['delta']:.3g}; that of one member alone does not describe this study."
-            + (
-                " Choosing the set on validation samples is a further release, unless these "
-                "are public."
-                if validation is not None and options.criterion.name != "all"
-                else ""
-            )
-        )
-    if math.isfinite(options.criterion.epsilon) and len(inside) == 1 and len(main) > 1:
-        notes.append("One member alone is in the set; a larger criterion.epsilon admits more.")
-    return notes

@@ -15,23 +15,21 @@ _COLUMNS = (
 
 def show(result: StudyResult) -> None:
     """Print the findings and where the report lies; nothing on other processes than the first."""
-    if result.report is None:
+    if result.published is None:
         return
     from rich.console import Console
 
-    from lightning_priv.reports.multiplicity_study import find
-    from lightning_priv.reports.multiplicity_summary import in_short, summary
+    from lightning_priv.reports.multiplicity_summary import in_short
     from lightning_priv.reports.multiplicity_tables import as_table
 
     study = result.study
-    facts = summary(study, find(study))
     console = Console(highlight=False, soft_wrap=True)
 
     def print_text(text: str) -> None:
         console.print(text, markup=False)
 
     print_text("")
-    for line in in_short(facts):
+    for line in in_short(result.published.facts):
         print_text(f"- {line}")
     for note in study.notes:
         print_text(f"note: {note}")
@@ -42,7 +40,7 @@ def show(result: StudyResult) -> None:
     ):
         if rows:
             print_text(as_table([_shown(row) for row in rows], title).render("table"))
-    print_text(f"report: {result.report}")
+    print_text(f"report: {result.published.path}")
 
 
 def _shown(row: Row) -> Row:

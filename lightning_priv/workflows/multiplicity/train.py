@@ -268,8 +268,7 @@ def _stack(
             return
 
         def build(seed: int) -> LightningModule:
-            plan = by_seed.get(seed, plans[0])
-            return recipe.build(folder / plan.name / CONFIG_FILE).model
+            return built.rebuild(by_seed[seed].init_seed if seed in by_seed else base)
 
         if mode == "auto":
             choice = choose_mode(build, built.datamodule, built.trainer, list(by_seed))
