@@ -1,12 +1,13 @@
 """Acquisition functions made of others."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_priv.acquisition.base import Acquisition, ScoredAcquisition
+from lightning_priv.acquisition.base import Acquisition, Need, ScoredAcquisition
 from lightning_priv.acquisition.scored import Entropy
 from lightning_priv.acquisition.view import PoolView
 from lightning_priv.functional import acquisition as functions
@@ -18,10 +19,19 @@ __all__ = ["ClassBalanced", "Diverse", "Mix", "Power", "SoftRank", "SoftmaxSampl
 _ENTROPY = Entropy()
 
 
+@dataclass(frozen=True)
 class _OnBase(Acquisition):
-    """Something around the score of another acquisition, which says what is needed."""
+    """Something around the score of another acquisition, which says what is needed.
 
-    base: ScoredAcquisition
+    Args:
+        base: gives the scores.
+    """
+
+    base: ScoredAcquisition = _ENTROPY
+    extra: ClassVar[frozenset[Need]] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "needs", self.base.needs | self.extra)
 
     @property
     def draws(self) -> int:
@@ -30,7 +40,23 @@ class _OnBase(Acquisition):
 
 
 @dataclass(frozen=True)
-class Power(_OnBase):
+class _Stochastic(_OnBase):
+    """A batch drawn around the scores, by Gumbel noise."""
+
+    beta: float = 1.0
+
+    def select(self, view: PoolView, k: int, generator: torch.Generator) -> Tensor:
+        """K positions, drawn one after another without repeats."""
+        noise = functions.gumbel_noise(view.size, generator)
+        return self._draw(self.base.score(view), k, noise)
+
+    @abstractmethod
+    def _draw(self, scores: Tensor, k: int, noise: Tensor) -> Tensor:
+        """The function of ``functional.acquisition``."""
+
+
+@dataclass(frozen=True)
+class Power(_Stochastic):
     """Samples with probability proportional to score^beta.
 
     Args:
@@ -38,20 +64,12 @@ class Power(_OnBase):
         beta: sharpness, > 0.
     """
 
-    base: ScoredAcquisition = _ENTROPY
-    beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "needs", self.base.needs)
-
-    def select(self, view: PoolView, k: int, generator: torch.Generator) -> Tensor:
-        """See ``functional.acquisition.power``."""
-        noise = functions.gumbel_noise(view.size, generator)
-        return functions.power(self.base.score(view), k, noise, self.beta)
+    def _draw(self, scores: Tensor, k: int, noise: Tensor) -> Tensor:
+        return functions.power(scores, k, noise, self.beta)
 
 
 @dataclass(frozen=True)
-class SoftmaxSampling(_OnBase):
+class SoftmaxSampling(_Stochastic):
     """Samples with probability proportional to exp(beta score).
 
     Args:
@@ -59,20 +77,14 @@ class SoftmaxSampling(_OnBase):
         beta: sharpness, > 0.
     """
 
-    base: ScoredAcquisition = _ENTROPY
     beta: float = 10.0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "needs", self.base.needs)
-
-    def select(self, view: PoolView, k: int, generator: torch.Generator) -> Tensor:
-        """See ``functional.acquisition.softmax``."""
-        noise = functions.gumbel_noise(view.size, generator)
-        return functions.softmax(self.base.score(view), k, noise, self.beta)
+    def _draw(self, scores: Tensor, k: int, noise: Tensor) -> Tensor:
+        return functions.softmax(scores, k, noise, self.beta)
 
 
 @dataclass(frozen=True)
-class SoftRank(_OnBase):
+class SoftRank(_Stochastic):
     """Samples with probability proportional to rank^-beta.
 
     Args:
@@ -80,16 +92,8 @@ class SoftRank(_OnBase):
         beta: sharpness, > 0.
     """
 
-    base: ScoredAcquisition = _ENTROPY
-    beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "needs", self.base.needs)
-
-    def select(self, view: PoolView, k: int, generator: torch.Generator) -> Tensor:
-        """See ``functional.acquisition.softrank``."""
-        noise = functions.gumbel_noise(view.size, generator)
-        return functions.softrank(self.base.score(view), k, noise, self.beta)
+    def _draw(self, scores: Tensor, k: int, noise: Tensor) -> Tensor:
+        return functions.softrank(scores, k, noise, self.beta)
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,8 @@ class Diverse(_OnBase):
         factor: size of the short list over that of the batch.
     """
 
-    base: ScoredAcquisition = _ENTROPY
     factor: int = 10
-
-    def __post_init__(self) -> None:
-        needs = self.base.needs | {"embeddings", "labelled_embeddings"}
-        object.__setattr__(self, "needs", needs)
+    extra: ClassVar[frozenset[Need]] = frozenset({"embeddings", "labelled_embeddings"})
 
     def select(self, view: PoolView, k: int, generator: torch.Generator) -> Tensor:
         """See ``functional.acquisition.diverse``."""
@@ -127,10 +127,7 @@ class ClassBalanced(_OnBase):
         base: gives the scores.
     """
 
-    base: ScoredAcquisition = _ENTROPY
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "needs", self.base.needs | {"probs"})
+    extra: ClassVar[frozenset[Need]] = frozenset({"probs"})
 
     def select(self, view: PoolView, k: int, generator: torch.Generator) -> Tensor:
         """See ``functional.acquisition.class_balanced``."""
