@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import wandb
 import yaml
 from command_line import CONFIGS, CommandLine, digits
 
@@ -154,7 +153,6 @@ def test_csv_and_wandb_fragments(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    wandb.teardown()  # an earlier test of this process may have started it in another mode
     config = digits(callbacks=REPORTS, max_epochs=1)
     words = ("fit", "--config", config, "--config", CONFIGS / "base/wandb.yaml")
     command_line.ok(*words)
