@@ -8,7 +8,7 @@ DEMO := configs/demo/hcnn_digits.yaml
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format types check bench clean
+.PHONY: help install demo test test-all lint format types check bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 	  echo "error: $(PYTHON) must be Python 3.10 or newer; install one, or name it: make $(or $(MAKECMDGOALS),install) PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "error: $(PYTHON) cannot make virtual environments; install its venv module (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --editable ".[dev,data,report,text]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,data,report,text,docs]"
 	@touch $@
 
 demo: $(STAMP)  ## train a hyperbolic CNN on real digits and test it; ends with a table and a figure
@@ -50,6 +50,9 @@ check: lint types test  ## lint, types and test
 bench: $(STAMP)  ## all benchmarks
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
+docs: $(STAMP)  ## the documentation, as a folder of pages: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:  ## remove runs and caches; .venv stays
-	rm -rf runs wandb build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf runs wandb build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find lightning_priv tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +

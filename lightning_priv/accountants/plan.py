@@ -36,7 +36,7 @@ class AmplificationPlan:
         noise_multipliers: sigma of each phase; all equal except with ``noise_reduction`` and,
             where its search ends off, ``official``.
         steps: T_i, shape [K + 1].
-        rates: q_{k,i} as [cohort][phase]; 0 in phases before the cohort exists.
+        rates: q_{k,i}, ``rates[cohort][phase]``; 0 in phases before the cohort exists.
         expected_batch: b_i = sum_k n_k q_{k,i}, the denominator of phase i.
         epsilon_train: what each cohort's training spends, by the planning accountant.
         epsilon_total: with its selections, by ``composition``.
