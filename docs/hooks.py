@@ -17,7 +17,7 @@ ROOMS = (
     "optim", "reports", "strategies", "workflows",
 )  # fmt: skip
 # sub-packages with public names of their own, shown on the page of their room
-INNER = ("functional", "nn", "workflows", "data")
+INNER = ("functional", "nn", "workflows", "data", "reports")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -4,6 +4,7 @@ Nothing heavy is imported before it is known what was asked for: the help page c
 torch, a calculator imports its own function, and only a training subcommand imports Lightning.
 """
 
+import json
 import os
 import re
 import sys
@@ -25,7 +26,11 @@ CALCULATORS: dict[str, str] = {
     "budget": "lightning_priv.reports.budget:budget",
     "bounds": "lightning_priv.reports.bounds:bounds",
     "plan": "lightning_priv.reports.plan:plan",
+    "report": "lightning_priv.reports.runs:report",
 }
+
+#: Calculators whose words before the first option are values of one option.
+WORDS: dict[str, str] = {"report": "runs"}
 
 #: Calculators that take the place of a training subcommand where an option or key says so, because
 #: LightningCLI would ask for a model: subcommand -> (option, "module:function").
@@ -44,6 +49,7 @@ HELP: dict[str, str] = {
     "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",
     "bounds": "bound the reconstruction of records from a private training",
     "plan": "steps and sampling rates of private active learning",
+    "report": "compare runs on one page: accuracy, epsilon, risk, multiplicity",
 }
 
 _PAGE = """\
@@ -113,7 +119,7 @@ def _run(words: list[str], from_argv: bool) -> None:
     try:
         place = CALCULATORS.get(words[0]) or _instead(words)
         if place is not None:
-            _calculate(place, words[1:])
+            _calculate(place, _named(words))
         else:
             _train(None if from_argv else words)
     except KeyboardInterrupt:
@@ -137,6 +143,15 @@ def _instead(words: list[str]) -> str | None:
     texts = (Path(file).read_text(encoding="utf-8") for file in files if Path(file).is_file())
     found = any(re.search(rf"^{option}\s*:", text, re.MULTILINE) for text in texts)
     return place if found else None
+
+
+def _named(words: list[str]) -> list[str]:
+    """The words behind the subcommand, leading values given to the option that they belong to."""
+    options = next((i for i, w in enumerate(words[1:], 1) if w.startswith("-")), len(words))
+    values, rest = words[1:options], words[options:]
+    if not values or words[0] not in WORDS:
+        return words[1:]
+    return [f"--{WORDS[words[0]]}={json.dumps(values)}", *rest]
 
 
 def _calculate(place: str, words: list[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from lightning_priv.accountants.accountant import epsilon as epsilon_of
 from lightning_priv.accountants.calculator import BudgetAnswer, solve_budget
 from lightning_priv.accountants.history import AccountantName, Neighbouring
-from lightning_priv.reports.tables import Cell, Table
+from lightning_priv.reports.tables import Cell, Table, rounded_up
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ def _sheet(answer: BudgetAnswer) -> Table:
     """One quantity a line, with the digits that make a noise multiplier or rate safe to copy."""
     kind = "" if answer.guaranteed else "  approximation, not a guarantee"
     rows: list[list[Cell]] = [
-        ["epsilon", _up(answer.epsilon) + kind],
+        ["epsilon", rounded_up(answer.epsilon) + kind],
         ["delta", f"{answer.delta:.6g}"],
         ["noise_multiplier", f"{answer.noise_multiplier:.10g}"],
         ["sample_rate", f"{answer.sample_rate:.10g}"],
@@ -94,9 +94,9 @@ def _sheet(answer: BudgetAnswer) -> Table:
     if answer.expected_batch is not None:
         rows.append(["expected batch", f"{answer.expected_batch:.6g}"])
     if answer.spent_epsilon:
-        rows.append(["epsilon spent before", _up(answer.spent_epsilon)])
+        rows.append(["epsilon spent before", rounded_up(answer.spent_epsilon)])
     rows += [
-        ["epsilon by rdp", _up(answer.epsilon_rdp)],
+        ["epsilon by rdp", rounded_up(answer.epsilon_rdp)],
         ["epsilon by gdp (approximation)", f"{answer.epsilon_gdp_approximation:.5g}"],
         ["accountant", answer.accountant],
         ["neighbouring", answer.neighbouring],
@@ -105,12 +105,6 @@ def _sheet(answer: BudgetAnswer) -> Table:
         if row[0] == answer.solved_for:
             row[0] = f"{row[0]} *"
     return Table(["quantity (* computed)", "value"], rows)
-
-
-def _up(value: float) -> str:
-    """Six significant digits, never below the value."""
-    text = f"{value:.6g}"
-    return text if float(text) >= value else f"{value * (1 + 5e-6):.6g}"
 
 
 def budget_curves(

@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     import rich.table
 
-__all__ = ["Cell", "Table"]
+__all__ = ["Cell", "Table", "rounded_up"]
 
 _WIDTH = 100  # of a terminal
 
@@ -142,3 +143,9 @@ def _rounded(cell: Cell) -> str:
 
 def _finite(cell: Cell) -> Cell:
     return str(cell) if isinstance(cell, float) and not math.isfinite(cell) else cell
+
+
+def rounded_up(value: float, digits: int = 6) -> str:
+    """A number, such as epsilon, with so many significant digits, and never below its value."""
+    up = Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(value))
+    return f"{float(up):.{digits}g}"

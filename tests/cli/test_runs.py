@@ -231,3 +231,25 @@ def test_two_processes(command_line: CommandLine) -> None:
     for metric in ("test/accuracy", "test/loss"):
         measured = float(table[metric]["measured"])
         assert measured == pytest.approx(float(alone[metric]["measured"]), rel=1e-5), metric
+
+
+def test_report_of_runs(command_line: CommandLine) -> None:
+    for name, epsilon in (("plain", None), ("private", 8.0)):
+        strategy = {} if epsilon is None else {"strategy": private_strategy(epsilon)}
+        config = digits(f"{name}.yaml", default_root_dir=f"runs/{name}", max_epochs=1, **strategy)
+        command_line.ok("fit", "--config", config)
+    text = command_line.ok("report", "runs", "--format", "csv", "--out", "report.html")
+    table = {row["run"]: row for row in csv.DictReader(text.splitlines())}
+    assert set(table) == {"plain", "private"}
+    assert 0 < float(table["private"]["privacy/epsilon"]) <= 8.0
+    assert table["plain"]["privacy/epsilon"] == ""
+    assert float(table["plain"]["val/accuracy"]) > 0.1
+    assert "DPSGDStrategy" in Path("report.html").read_text()
+    assert command_line.run("report", "runs/nothing").code == 1
+    # words before the options and the option itself are the same
+    assert command_line.ok("report", "--runs=[runs]", "--format", "csv") == text
+
+
+def private_strategy(epsilon: float) -> dict[str, Any]:
+    init = {"target_epsilon": epsilon, "fix_modules": True}
+    return {"class_path": "lightning_priv.strategies.DPSGDStrategy", "init_args": init}

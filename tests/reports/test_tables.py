@@ -6,6 +6,7 @@ import math
 import pytest
 
 from lightning_priv.reports import Table
+from lightning_priv.reports.tables import rounded_up
 
 TABLE = Table(
     ["metric", "measured", "source"],
@@ -64,3 +65,18 @@ def test_a_wide_table_is_turned_and_no_number_is_cut() -> None:
     assert max(len(line) for line in text.splitlines()) <= 100
     tall = Table([f"column_{i:02}" for i in range(12)], [["x" * 12] * 12] * 30).render()
     assert tall.count("x" * 12) == 360
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (3.0, 4, "3"),
+        (3.00001, 4, "3.001"),
+        (7.9999999, 4, "8"),
+        (1e-5, 6, "1e-05"),
+        (math.inf, 4, "inf"),
+    ],
+)
+def test_rounded_up_is_never_below(value: float, digits: int, text: str) -> None:
+    assert rounded_up(value, digits) == text
+    assert float(text) >= value
