@@ -119,7 +119,7 @@ def _run(words: list[str], from_argv: bool) -> None:
     try:
         place = CALCULATORS.get(words[0]) or _instead(words)
         if place is not None:
-            _calculate(place, _named(words))
+            _calculate(place, words[0], _named(words))
         else:
             _train(None if from_argv else words)
     except KeyboardInterrupt:
@@ -154,11 +154,19 @@ def _named(words: list[str]) -> list[str]:
     return [f"--{WORDS[words[0]]}={json.dumps(values)}", *rest]
 
 
-def _calculate(place: str, words: list[str]) -> None:
+def _calculate(place: str, name: str, words: list[str]) -> None:
     from jsonargparse import auto_cli
 
+    from lightning_priv.suggestions import SuggestingParser
+
     module, function = place.split(":")
-    text = auto_cli(getattr(import_module(module), function), args=words, as_positional=False)
+    text = auto_cli(
+        getattr(import_module(module), function),
+        args=words,
+        as_positional=False,
+        parser_class=SuggestingParser,
+        prog=f"lightning_priv {name}",
+    )
     sys.stdout.write(f"{text}\n")
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import StrategyRegistry
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import PrivacyError
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
+from lightning_priv.suggestions import SuggestingMixin
 from lightning_priv.workflows.multiplicity import Built, Recipe, SetCriterion
 
 __all__ = ["PrivacyCLI", "PrivacyTrainer", "build", "last_checkpoint", "strategy_names"]
@@ -205,6 +206,10 @@ class PrivacyTrainer(Trainer):
         show(run(self, model, datamodule, options, self.recipe))
 
 
+class _Parser(SuggestingMixin, LightningArgumentParser):
+    """LightningCLI's parser, with suggestions."""
+
+
 class PrivacyCLI(LightningCLI):
     """LightningCLI for any LightningModule and LightningDataModule, given by ``class_path``.
 
@@ -229,6 +234,7 @@ class PrivacyCLI(LightningCLI):
             args=args,
             run=run,
             trainer_class=PrivacyTrainer,
+            parser_class=_Parser,
             trainer_defaults={"default_root_dir": "runs/default", "callbacks": [RandomState()]},
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
