@@ -53,8 +53,11 @@ def suggestions(message: str, options: Iterable[str]) -> list[str]:
     """
     found = []
     names = list(dict.fromkeys(options))
-    for wrong in re.findall(r"(?:unrecognized arguments: --|accept option ')([\w.]+)", message):
+    for wrong in re.findall(r"unrecognized arguments: --([\w.]+)", message):
         found += _close(wrong, names)
+    refused = r"(\w+) '([\w.]+)' does not accept option '([\w.]+)'"
+    for kind, owner, wrong in re.findall(refused, message):
+        found += _close(f"{owner}.{wrong}" if kind == "Group" else wrong, names)
     # an option of a class: the class is the last one named before it
     classes = list(re.finditer(r"class_path '([\w.]+)'", message))
     for match in re.finditer(r"Option '([\w.]+)' is not accepted", message):
