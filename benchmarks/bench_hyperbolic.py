@@ -25,12 +25,11 @@ import argparse
 import math
 import multiprocessing
 import platform
-import resource
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from hyperbolic_errors import logits_errors, norm_error
@@ -242,18 +241,28 @@ def inference(options: argparse.Namespace) -> None:
         show(f"inference, batch {batch}", race(calls, options.rounds), "E")
 
 
+def _resident(field: str) -> float:
+    """VmRSS or VmHWM (its peak) of this process, MiB."""
+    status = Path("/proc/self/status").read_text()
+    return float(status.split(f"{field}:")[1].split()[0]) / 1024
+
+
 def _peak(row: str, options: argparse.Namespace, batch: int) -> float:
     """Growth of the peak of resident memory by one training step, MiB; in a fresh process."""
     torch.set_num_threads(options.threads)
     _, step = training_step(network(row, options), *data(options, batch))
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # not getrusage: a process started by a larger one inherits that one's peak
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    before = _resident("VmRSS")
     step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+    return _resident("VmHWM") - before
 
 
 def memory(options: argparse.Namespace) -> None:
     names = [name for name in NETWORKS if name != "published" or not options.no_published]
+    if not Path("/proc/self/clear_refs").exists():
+        print("memory: read from /proc, which this system does not have; section left out\n")
+        return
     print("| peak of resident memory | batch | growth, MiB | / E |\n|---|---:|---:|---:|")
     context = multiprocessing.get_context("spawn")
     for batch in options.batch[:1]:
@@ -268,9 +277,8 @@ def memory(options: argparse.Namespace) -> None:
 
 
 def arithmetic(options: argparse.Namespace) -> None:
-    print(
-        "| batch norm: distance, spread | one pass | two passes | the layer |\n|---|---:|---:|---:|"
-    )
+    forms = ("one pass", "two passes", "compiled", "layer")
+    print(f"| batch norm: distance, spread | {' | '.join(forms)} |\n|---|{'---:|' * len(forms)}")
     for distance, spread in (
         (0.5, 0.1),
         (2, 0.1),
@@ -280,7 +288,7 @@ def arithmetic(options: argparse.Namespace) -> None:
         (5, 0.01),
         (8, 0.1),
     ):
-        errors = [norm_error(distance, spread, stable) for stable in (False, True, None)]
+        errors = [norm_error(distance, spread, form) for form in forms]
         print(f"| {distance}, {spread} | " + " | ".join(f"{e:.1e}" for e in errors) + " |")
     print("\n| logits, ResNet-18, batch 8 | float32 | bfloat16 autocast |\n|---|---:|---:|")
     x, _ = data(options, 8)

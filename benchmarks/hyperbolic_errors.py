@@ -9,13 +9,14 @@ from lightning_priv.nn import HyperbolicResNet
 from lightning_priv.nn.lorentz import LorentzBatchNorm2d
 
 
-def norm_error(distance: float, spread: float, stable: bool | None) -> float:
+def norm_error(distance: float, spread: float, form: str) -> float:
     """Relative error of a float32 batch norm, 16 dimensions, 256 points around a far centre.
 
     Args:
         distance: of the centre from the origin, k = 1.
         spread: mean distance of the points from the centre, roughly.
-        stable: one pass (False) or two (True) in float32, or what the layer does (None).
+        form: ``one pass``, ``two passes``, ``compiled`` (two passes around a float64 mean), or
+            ``layer``, what the layer does when it is not compiled.
     """
     generator = torch.Generator().manual_seed(0)
     shape = {"generator": generator, "dtype": torch.float64}
@@ -29,15 +30,19 @@ def norm_error(distance: float, spread: float, stable: bool | None) -> float:
     )[:, 1:]
     s = s.float().double().mT.reshape(1, 16, 16, 16)  # what float32 holds of the points
     norm = LorentzBatchNorm2d(16)
-    want = LorentzBatchNorm2d(16, stable=True).double()(s)
+    with torch.no_grad():
+        want = LorentzBatchNorm2d(16, stable=True).double()(s)
     points = s.float()
-    if stable is None:
-        got = norm(points)
-    else:
-        flat = points.flatten(2)
-        mean = fn.lorentz_channel_mean(flat)
-        got, _ = fn.lorentz_normalize(flat, mean, norm.beta[1:], norm.gamma, stable=stable)
-        got = got.view_as(points)
+    with torch.no_grad():
+        if form == "layer":
+            got = norm(points)
+        else:
+            flat = points.flatten(2)
+            mean = fn.lorentz_channel_mean(flat, wide=form == "compiled")
+            got, _ = fn.lorentz_normalize(
+                flat, mean, norm.beta[1:], norm.gamma, stable=form != "one pass"
+            )
+            got = got.view_as(points)
     return float((got.double() - want).norm() / want.norm())
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 # Below these arguments the series are exact to float64 rounding (next term < 1e-17).
 _SERIES_SINH = 1e-3
 _SERIES_ASINH = 1e-3
+_SERIES_LOG = 1e-2  # (next term 2e-16 relative; the closed form cancels below)
 
 
 def sinhc(q: Tensor) -> Tensor:
@@ -40,6 +41,14 @@ def tanhc(q: Tensor) -> Tensor:
     root = torch.where(small, torch.ones_like(q), q).sqrt()
     series = 1 - q * (1 / 3 - q * (2 / 15 - q * (17 / 315 - q * (62 / 2835 - q * 1382 / 155925))))
     return torch.where(small, series, torch.tanh(root) / root)
+
+
+def log_sinhc(q: Tensor) -> Tensor:
+    """log( sinh(sqrt(q)) / sqrt(q) ) for q >= 0, smooth at 0 and without overflow far out."""
+    small = q < _SERIES_LOG
+    x = torch.where(small, torch.ones_like(q), q).sqrt()
+    far = x + torch.log(-torch.expm1(-2 * x) / (2 * x))
+    return torch.where(small, q * (1 / 6 - q * (1 / 180 - q * (1 / 2835 - q / 37800))), far)
 
 
 def safe_sqrt(q: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ def lorentz_channel_mean(
     k: float | Tensor = 1.0,
     mean_reduction: Literal["per_image", "flat"] = "per_image",
     average: Average | None = None,
+    wide: bool = False,
 ) -> Tensor:
     """Centroid of a batch: of the images' centroids, or of all positions.
 
@@ -40,17 +41,19 @@ def lorentz_channel_mean(
         mean_reduction: ``per_image`` (centroid of the B centroids) or ``flat`` (of all B P points).
         average: gives the mean from a sum and the number of its terms; default their quotient.
             A synchronised norm adds up both over its processes.
+        wide: add up in float64, which makes no float64 copy of ``s``; the result is in float64.
 
     Returns:
         Space components of the mean, shape (C,).
     """
     average = _quotient if average is None else average
-    t = (s.square().sum(1, keepdim=True) + k).sqrt()
+    dtype = torch.float64 if wide else s.dtype
+    t = (s.square().sum(1, keepdim=True, dtype=dtype) + k).sqrt()
     if mean_reduction == "flat":
-        total = torch.cat([s.sum((0, 2)), t.sum().reshape(1)])
+        total = torch.cat([s.sum((0, 2), dtype=dtype), t.sum().reshape(1)])
         mean = average(total, s.shape[0] * s.shape[2])
     else:
-        inner = centroid_space(s.mean(2), t.mean(2), k)
+        inner = centroid_space(s.mean(2, dtype=dtype), t.mean(2), k)
         inner_time = (inner.square().sum(1, keepdim=True) + k).sqrt()
         mean = average(torch.cat([inner, inner_time], 1).sum(0), s.shape[0])
     return centroid_space(mean[:-1], mean[-1:], k)
@@ -98,7 +101,9 @@ def lorentz_normalize(
 
     Args:
         s: space components, channels first, shape (B, C, P).
-        mean: space components of the mean, shape (C,), or of one mean for each image, (B, C).
+        mean: space components of the mean, shape (C,), or of one mean for each image, (B, C). In
+            float64, with ``s`` in float32 and ``stable``, the digits that float32 cannot hold are
+            subtracted from ``s`` on their own (``lorentz_channel_mean`` gives it with ``wide``).
         beta: space components of the new centre, shape (C,).
         gamma: target spread, shape (1,); ``None`` centres without scaling.
         spread: mean (squared) distance to ``mean``, shape (1,), or (B, 1, 1) with one mean for
@@ -108,7 +113,8 @@ def lorentz_normalize(
         max_radius: largest distance from ``beta`` in units of sqrt(k); 10 in the published code.
         stable: form s' from differences s - m (one more pass over ``s``). In float32 the one-pass
             form loses digits when the mean is far out: with the mean at distance 5 and spread 0.1
-            its relative error is about 2e-2 against 2e-3 of the two-pass form.
+            its relative error is about 2e-2 against 2e-3 of the two-pass form, and 2e-4 of that
+            with a float64 mean: far out, rounding the mean moves all points alike.
         variance: what the spread is, see above.
         average: as in ``lorentz_channel_mean``; not used with one mean for each image.
 
@@ -116,6 +122,9 @@ def lorentz_normalize(
         Normalised space components, shape (B, C, P), and the spread, shape (1,) or (B, 1, 1).
     """
     r = root(k)
+    rounded = mean.to(s.dtype)
+    rest = (mean - rounded).to(s.dtype)[..., None] if mean.dtype != s.dtype else None
+    mean = rounded
     m, b = mean[..., None], beta[:, None]
     mm = m.square().sum(-2, keepdim=True)
     t_m = (mm + k).sqrt()
@@ -123,7 +132,7 @@ def lorentz_normalize(
     q = s.square().sum(1, keepdim=True)
     t = (q + k).sqrt()
     if stable:
-        ds = s - m
+        ds = s - m if rest is None else s - m - rest
         dt = (ds * (s + m)).sum(1, keepdim=True) / (t + t_m)
         one_plus_c = ((m * ds).sum(1, keepdim=True) - (r + t_m) * dt) / (r * (r + t_m))
         s = torch.addcmul(ds, one_plus_c, m)

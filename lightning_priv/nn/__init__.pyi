@@ -1,3 +1,4 @@
+from . import distributions as distributions
 from . import lorentz as lorentz
 from .hyperbolic_resnet import HyperbolicResNet as HyperbolicResNet
 from .resnet import ResNet as ResNet

@@ -251,6 +251,9 @@ def test_options_reach_the_layers_and_train(variant, options):
         ("l", {"variance": "frechet", "mean_reduction": "flat", "learn_k": True}),
         ("l", {"norm_mode": "centering_only", "residual": "parallel_transport"}),
         ("hecnn", {}),
+        ("e", {}),
+        ("el", {"learn_k": True}),
+        ("ep", {"k": 2.0}),
     ],
 )
 def test_every_option_compiles_without_graph_breaks(variant, options):

@@ -97,16 +97,20 @@ class _LorentzBatchNorm(LorentzNorm):
         dtype = points.dtype
         average = self._average() if self.training else None
 
-        def centre(points: Tensor) -> Tensor:
+        def centre(points: Tensor, wide: bool = False) -> Tensor:
             if self.training:
-                return lorentz_channel_mean(points, k, self.mean_reduction, average)
-            return _exp_origin(self.running_mean.to(points.dtype), k)
+                return lorentz_channel_mean(points, k, self.mean_reduction, average, wide)
+            return _exp_origin(self.running_mean.to(torch.float64 if wide else points.dtype), k)
 
         mean = centre(points)
         stable = self._use_stable(mean)
-        if stable and _can_widen(points):
-            points = points.double()
-            mean = centre(points)
+        if stable and points.dtype == torch.float32 and points.device.type != "mps":
+            if torch.compiler.is_compiling():
+                # every call takes this form there: only sums, not points, are widened
+                mean = centre(points, wide=True)
+            else:
+                points = points.double()
+                mean = centre(points)
         y, spread = lorentz_normalize(
             points,
             mean,
@@ -180,7 +184,8 @@ class LorentzBatchNorm2d(_LorentzBatchNorm):
         stable: ``True`` always uses the form that is exact far from the origin (two passes, in
             float64 where the device has it), ``False`` never; ``None`` decides by the radius of the
             mean, which reads one number from the device for every call (and thereby notices NaN).
-            Under ``torch.compile``, where nothing may be read, ``None`` takes two float32 passes.
+            Under ``torch.compile``, where nothing may be read, ``None`` takes two float32 passes
+            around a float64 mean.
         variance: ``mean_distance``, or ``frechet``: the spread is the mean squared distance and
             points are scaled by gamma/sqrt(spread + eps).
         mean_reduction: ``per_image``, or ``flat``: the centroid of all positions of all images.
@@ -251,12 +256,3 @@ def _mix(vv: Any, vm: Any, mm: Any, k: Any, p: float) -> tuple[Any, Any]:
     x = at_least((at_least(norm2, 0.0) / k) ** 0.5, 1e-18)
     shrink = lib.asinh(x) / x
     return a * shrink, b * shrink
-
-
-def _can_widen(points: Tensor) -> bool:
-    """Whether to go on in float64; not in a compiled graph, which takes this form throughout."""
-    return (
-        points.dtype == torch.float32
-        and points.device.type != "mps"
-        and not torch.compiler.is_compiling()
-    )

@@ -1,5 +1,6 @@
 """Convolutions and linear layers against explicit constructions, in float64."""
 
+import copy
 import math
 
 import pytest
@@ -227,6 +228,26 @@ def test_bfloat16_autocast_keeps_the_geometry_in_float32(name):
         got = module(s)
     assert got.dtype == torch.float32
     assert (got - want).norm() / want.norm() < 2e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*layers(), "head", "ball", "vectors", "pool"])
+def test_layers_compile_to_one_graph(name):
+    m, vector, image = ll.LorentzManifold(0.7), torch.randn(6, 4), torch.randn(3, 4, 6, 6)
+    more = {
+        "head": (ll.LorentzMLR(4, 3, m), vector),
+        "ball": (ll.PoincareMLR(4, 3, c=0.7), 0.1 * vector),
+        "vectors": (ll.LorentzBatchNorm1d(4, m, stable=True), vector),
+        "pool": (ll.LorentzGlobalAvgPool2d(m), image),
+    }
+    module, x = {**layers(), **more}[name]
+    twin = copy.deepcopy(module)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    for call, given in zip((compiled, twin), inputs, strict=True):
+        call(given).square().sum().backward()
+    assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-9, atol=1e-10)
 
 
 def test_options_that_do_not_go_together_are_refused():
