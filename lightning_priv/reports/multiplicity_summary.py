@@ -45,10 +45,10 @@ def summary(study: Study, found: Findings) -> dict[str, Any]:
         "metrics": set_numbers(study.votes, baseline),
         "rule": {
             "name": rule.name,
-            "shown": rule_name(rule),
+            "shown": rule_name(rule) + (", whole samples" if study.defer == "sample" else ""),
             **{name: getattr(rule, name) for name in ("tau", "alpha", "kappa", "tie")},
             **{name: getattr(rule, name) for name in ("target_risk", "target_coverage", "delta")},
-            "threshold": None if rule.calibration is None else rule.calibration.threshold,
+            **_fitted(study),
         },
         "abstain": selection(found, found.decisions),
         "rules": rule_rows(study, found),
@@ -62,6 +62,20 @@ def summary(study: Study, found: Findings) -> dict[str, Any]:
         "member_table": list(study.members),
         "notes": list(study.notes),
     }
+
+
+def _fitted(study: Study) -> dict[str, Any]:
+    """Thresholds that were found on validation samples, of each label if there are several."""
+    labels = [one.calibration for one in study.label_rules if one.calibration is not None]
+    if labels:
+        return {
+            "threshold": [one.threshold for one in labels],
+            "calibration_samples": labels[0].samples,
+        }
+    one = study.rule.calibration
+    if one is None:
+        return {"threshold": None}
+    return {"threshold": one.threshold, "calibration_samples": one.samples}
 
 
 def in_short(facts: dict[str, Any]) -> list[str]:

@@ -32,7 +32,7 @@ from lightning_priv.functional.multiplicity import (
     viable_prediction_range,
 )
 
-from .multiplicity_study import Findings, Row, Study, find
+from .multiplicity_study import Findings, Row, Study, decided, find
 from .multiplicity_votes import Votes
 from .tables import Cell, Table
 
@@ -170,13 +170,8 @@ def rule_rows(study: Study, found: Findings) -> list[Row]:
     ):
         rules.setdefault(rule_name(rule), rule)
     rows: list[Row] = []
-    probs = found.votes.metric_probs.double()
     for name, rule in rules.items():
-        decisions = (
-            found.decisions
-            if rule is study.rule
-            else rule.decide(found.labels, probs, num_classes=found.counts.shape[1])
-        )
+        decisions = found.decisions if rule is study.rule else decided(study, rule)
         row: Row = {"rule": name, "used": rule is study.rule}
         row |= selection(found, decisions)
         if rule.name == "binomial" and found.votes.members < least_members(rule.alpha):

@@ -14,7 +14,7 @@ import yaml
 from command_line import CommandLine, digits
 
 from lightning_priv.errors import ConfigurationError
-from lightning_priv.functional.multiplicity import ambiguity, hard_labels
+from lightning_priv.functional.multiplicity import Rule, ambiguity, hard_labels
 from lightning_priv.models import Classifier, EnsembleModule
 from lightning_priv.nn import MLP
 from lightning_priv.workflows.multiplicity.plan import Variation, planned_sets
@@ -267,6 +267,42 @@ def test_thresholds_of_equal_sensitivity(command_line: CommandLine) -> None:
     p = module(held_out.inputs())[..., 1][:, held_out.targets == 1].double()
     sensitivity = (p >= torch.tensor(module.thresholds)[:, None].double() - 1e-6).double().mean(1)
     assert bool(((sensitivity >= 0.9) & (sensitivity < 0.93)).all())
+    decided = [int(row["decision"]) for row in rows(ROOT / "report/deferrals.csv")]
+    assert module.judge(data.test_dataset.inputs())["prediction"].tolist() == decided
+
+
+def test_a_fitted_rule_has_samples_of_its_own(command_line: CommandLine) -> None:
+    """A half of the 288 validation samples chooses the set, the other half calibrates."""
+    criterion = {"name": "absolute", "epsilon": 0.9}
+    content = yaml.safe_load(config(members=3, criterion=criterion).read_text())
+    options = {"rule": "calibrated", "target_risk": 0.5}
+    content["trainer"]["callbacks"] = [
+        {"class_path": "lightning_priv.callbacks.EnsembleAbstention", "init_args": options}
+    ]
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    command_line.ok("multiplicity", "--config", "study.yaml")
+    facts = json.loads((ROOT / "report/summary.json").read_text())
+    assert facts["notes"][-1] == (
+        "144 validation samples chose the set and the 144 others calibrated the rule."
+    )
+
+    from lightning_priv.data import Digits
+
+    data = Digits(val_size=0.2)
+    data.setup()
+    template = Classifier(MLP(64, 10, dropout=0.2), 10)
+    module = EnsembleModule.load(ROOT / "report/ensemble.ckpt", template)
+    assert data.val_dataset is not None
+    probs = module(data.val_dataset.inputs()).double()
+    order = torch.randperm(288, generator=torch.Generator().manual_seed(0))
+    choosing, own = order[144:], order[:144]
+    accuracy = (probs.argmax(-1) == data.val_dataset.targets)[:, choosing].double().mean(1)
+    shown = [row["validation"] for row in facts["member_table"]]
+    assert shown == pytest.approx(accuracy.tolist())
+    rule = Rule("calibrated", target_risk=0.5).fit(probs[:, own], data.val_dataset.targets[own])
+    assert module.rule == rule
+    assert rule.calibration is not None
+    assert facts["rule"]["threshold"] == rule.calibration.threshold < 1.1
     decided = [int(row["decision"]) for row in rows(ROOT / "report/deferrals.csv")]
     assert module.judge(data.test_dataset.inputs())["prediction"].tolist() == decided
 

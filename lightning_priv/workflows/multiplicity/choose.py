@@ -56,6 +56,11 @@ class SetCriterion:
             raise ValueError(f"criterion.alpha={self.alpha}: give a number between 0 and 1")
 
     @property
+    def by_votes(self) -> bool:
+        """Whether the metric is computed from the votes, not read from what members logged."""
+        return self.monitor == _ACCURACY
+
+    @property
     def sign(self) -> int:
         """1 if higher is better, else -1."""
         if self.mode == "auto":

@@ -20,6 +20,7 @@ from lightning_priv.reports.multiplicity_study import Study
 from lightning_priv.reports.multiplicity_votes import Votes
 
 from .account import composed_account
+from .calibrate import ValidationParts, validation_parts
 from .choose import SetCriterion, TooFewMembersError, choose, validation_values
 from .describe import criterion_row, members_table, notes
 from .evaluate import check_splits, evaluate, members_of_plans
@@ -133,27 +134,32 @@ def run(
         seed_everything(_base(recipe), verbose=False)
     # the module's own metrics are those of the first member
     shown = copy.deepcopy(nets[0])
-    validation, test = evaluate(trainer, callback, nets, names, shown, datamodule)
-    if validation is not None:
-        check_splits(validation, test, options.allow_same_split)
+    everything, test = evaluate(trainer, callback, nets, names, shown, datamodule)
+    parts: ValidationParts | None = None
+    if everything is not None:
+        check_splits(everything, test, options.allow_same_split)
+        parts = validation_parts(everything, callback.rule, options.criterion)
         if options.match_sensitivity is not None:
-            validation, test = _rethreshold(validation, test, options.match_sensitivity)
+            parts, test = _rethreshold(parts, test, options.match_sensitivity)
     elif options.criterion.name != "all":
         raise ConfigurationError(
             "there are no validation samples to choose the set on; give the data module a "
             "validation part (val_size), or set criterion.name: all"
         )
+    validation = None if parts is None else parts.choosing
     main = _indices(sets[0], names) if sets else list(range(len(names)))
     picked = _choose(options.criterion, validation, paths, main)
     inside = [number for number, kept in zip(main, picked.members.tolist(), strict=True) if kept]
     if len(inside) < 2 and len(main) > 1:
         say(f"only {len(inside)} of {len(main)} members are in the set; see members.csv")
-    if validation is not None:
-        callback.fit_rule(validation.select(inside))
+    if parts is not None:
+        callback.fit_rule(parts.calibrating.select(inside))
     study = Study(
         votes=test.select(inside),
         rule=_rule(callback, len(inside)),
         baseline=_baseline(callback, picked, main, inside),
+        label_rules=callback.label_rules,
+        defer=callback.defer,
         members=members_table(names, paths, plans, validation, test, main, picked, options),
         class_names=_class_names(datamodule),
         data=type(datamodule).__name__ if datamodule is not None else "",
@@ -166,22 +172,25 @@ def run(
         capacity=sweep_rows("capacity", sets, names, test, paths, nets),
         privacy=sweep_rows("privacy", sets, names, test, paths, nets),
         account=composed_account(paths),
-        notes=notes(options, callback, trained, validation, main, inside, paths),
+        notes=notes(options, trained, validation, main, inside, paths)
+        + ([parts.note] if parts is not None and parts.note else []),
     )
     directory = Path(
         options.report_dir or callback.report_dir or f"{trainer.default_root_dir}/report"
     )
     report = publish(trainer, directory, study, callback.defer_value, log_numbers=True)
-    if trainer.is_global_zero and not study.votes.multilabel:
+    if trainer.is_global_zero:
         chosen = [nets[number] for number in inside]
         names_of_classes = None if study.class_names is None else list(study.class_names)
         cuts = study.votes.thresholds
         ensemble = EnsembleModule(
             chosen,
-            study.rule,
+            study.label_rules or study.rule,
             callback.output,
             class_names=names_of_classes,
             thresholds=None if cuts is None else cuts.tolist(),
+            multilabel=study.votes.multilabel,
+            defer=study.defer,
         )
         ensemble.save(directory / "ensemble.ckpt")
     return StudyResult(study, trained, report)
@@ -263,7 +272,10 @@ def _class_names(datamodule: LightningDataModule | None) -> tuple[str, ...] | No
     return None if names is None else tuple(map(str, names))
 
 
-def _rethreshold(validation: Votes, test: Votes, sensitivity: float) -> tuple[Votes, Votes]:
+def _rethreshold(
+    parts: ValidationParts, test: Votes, sensitivity: float
+) -> tuple[ValidationParts, Votes]:
+    validation = parts.choosing
     if validation.task != "binary" or validation.target is None:
         raise ConfigurationError(
             "match_sensitivity chooses the threshold of each member on validation, which needs two "
@@ -272,7 +284,7 @@ def _rethreshold(validation: Votes, test: Votes, sensitivity: float) -> tuple[Vo
     thresholds = matched_thresholds(
         validation.metric_probs.double(), validation.target, sensitivity=sensitivity
     )
-    return replace(validation, thresholds=thresholds), replace(test, thresholds=thresholds)
+    return parts.with_thresholds(thresholds), replace(test, thresholds=thresholds)
 
 
 def _indices(one: MemberSet, names: Sequence[str]) -> list[int]:
