@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_priv.functional.multiplicity import self_consistency
 from lightning_priv.reports.multiplicity_study import Row
 from lightning_priv.reports.multiplicity_tables import set_numbers, subset_ambiguity
 from lightning_priv.reports.multiplicity_votes import Votes
@@ -45,9 +46,13 @@ def sweep_rows(
     """One row for each value of a sweep, in its order; see :func:`driver_rows`."""
     chosen = sorted((one for one in sets if one.kind == kind), key=lambda one: one.value or 0)
     rows = _rows(kind, chosen, names, test)
+    narrowest: Tensor | None = None
     for row, one in zip(rows, [o for o in chosen if len(_places(o, names)) > 1], strict=True):
         places = _places(one, names)
         if kind == "capacity":
+            disagreement = 1 - self_consistency(test.select(places).flat().labels())
+            narrowest = disagreement if narrowest is None else narrowest
+            row |= _below(narrowest, disagreement)
             row["width"] = one.value
             row["parameters"] = sum(p.numel() for p in nets[places[0]].parameters())
         else:
@@ -56,6 +61,22 @@ def sweep_rows(
             row["epsilon_composed"] = account.get("epsilon")
             row["delta"] = account.get("delta")
     return rows
+
+
+def _below(narrowest: Tensor, here: Tensor) -> Row:
+    """How far the pairwise disagreement lies below that of the narrowest network.
+
+    With the 95 % interval over the samples, each compared with itself (normal approximation); what
+    other members of the same widths would give is not in it.
+    """
+    difference = (narrowest - here).double()
+    mean, n = float(difference.mean()), len(difference)
+    half = 1.96 * float(difference.std()) / n**0.5 if n > 1 else float("nan")
+    return {
+        "below_narrowest": mean,
+        "below_narrowest_low": mean - half,
+        "below_narrowest_high": mean + half,
+    }
 
 
 def _places(one: MemberSet, names: Sequence[str]) -> list[int]:
