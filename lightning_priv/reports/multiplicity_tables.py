@@ -30,6 +30,7 @@ from lightning_priv.functional.multiplicity import (
     selective_report,
     unanimous_coverage,
     viable_prediction_range,
+    vote_counts,
 )
 
 from .multiplicity_study import Findings, Row, Study, decided, find
@@ -134,7 +135,11 @@ def label_rows(votes: Votes, baseline: int | str, names: Sequence[str] | None) -
 def subset_ambiguity(
     labels: Tensor, sizes: Sequence[int], draws: int = 50, seed: int = 0
 ) -> dict[int, tuple[float, float, float]]:
-    """Share of contested samples in random subsets of the members: (mean, 2.5 %, 97.5 %) by size.
+    """Share of contested samples in subsets of the members: (mean, 2.5 %, 97.5 %) by size.
+
+    The mean is that over all subsets: with n_c of M votes for class c, a share of
+    sum_c binom(n_c, k) / binom(M, k) of the subsets of k members is of one mind. The quantiles are
+    those of random subsets.
 
     Args:
         labels: shape (M, n).
@@ -143,6 +148,7 @@ def subset_ambiguity(
         seed: of the draws.
     """
     generator = random.Random(seed)
+    counts, members = vote_counts(labels), len(labels)
     found = {}
     for size in sizes:
         values = torch.tensor(
@@ -153,7 +159,11 @@ def subset_ambiguity(
             dtype=torch.float64,
         )
         low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        found[size] = (float(values.mean()), low, high)
+        of_one_mind = [
+            math.comb(k, size) / math.comb(len(labels), size) for k in range(len(labels) + 1)
+        ]
+        share = torch.tensor(of_one_mind, dtype=torch.float64)[counts].sum(1)
+        found[size] = (float(1 - share.mean()), low, high)
     return found
 
 

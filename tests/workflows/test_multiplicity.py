@@ -13,6 +13,7 @@ import torch
 import yaml
 from command_line import CommandLine, digits
 
+from lightning_priv.callbacks.study_member import write_record
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.multiplicity import Rule, ambiguity, hard_labels
 from lightning_priv.models import Classifier, EnsembleModule
@@ -333,6 +334,48 @@ def test_private_members_have_one_account(command_line: CommandLine) -> None:
     assert table["epsilon inf"]["epsilon_composed"] == ""
     assert (ROOT / "report/figures/privacy.png").is_file()
     assert "privacy/epsilon_composed" in rows(ROOT / "version_0/metrics.csv")[-1]
+
+
+def test_members_of_a_killed_stack_are_kept(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the finished members move to their folders, the study trains none again."""
+    from lightning_priv.workflows.multiplicity import stack
+
+    file, moved = config(mode="vmap"), []
+
+    def killed_at_the_second(folder: Path, facts: dict[str, Any]) -> None:
+        if moved:
+            raise RuntimeError("killed")
+        moved.append(folder)
+        write_record(folder, facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stack, "write_record", killed_at_the_second)
+        with pytest.raises(RuntimeError, match="killed"):
+            command_line.run("multiplicity", "--config", file)
+    assert [p.parent for p in (ROOT / "members").glob("seed*/member.ckpt")] == moved
+    shown = command_line.ok("multiplicity", "--config", file)
+    assert "3 of 3 members are there already" in shown
+    assert not list((ROOT / "members").rglob("finished.json"))
+    for k in range(3):
+        record = json.loads((ROOT / f"members/seed{k}/member.json").read_text())
+        assert record["epochs"] == 2
+
+
+def test_a_stack_does_not_stand_for_the_best_epochs(command_line: CommandLine) -> None:
+    content = yaml.safe_load(config(members=2, mode="vmap").read_text())
+    saver = "lightning.pytorch.callbacks.ModelCheckpoint"
+    content["trainer"]["callbacks"] = [
+        {"class_path": saver, "init_args": {"monitor": "val/loss", "mode": "min"}}
+    ]
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    outcome = command_line.run("multiplicity", "--config", "study.yaml")
+    assert outcome.code == 1
+    assert "keeps the best epoch of each member" in outcome.err
+    shown = command_line.ok("multiplicity", "--config", "study.yaml", "--mode", "auto")
+    assert "loop: ModelCheckpoint keeps the best epoch" in shown
+    assert shown.count("trained in") == 2
 
 
 @pytest.mark.slow

@@ -10,12 +10,12 @@ import torch
 from ensembles import noisy_probs
 from torch import nn
 
-from lightning_priv.functional.multiplicity import Rule
+from lightning_priv.functional.multiplicity import Rule, pairwise_disagreement
 from lightning_priv.reports.multiplicity_study import Study, find
 from lightning_priv.reports.multiplicity_summary import in_short, summary
 from lightning_priv.reports.multiplicity_votes import Votes
 from lightning_priv.workflows.multiplicity.plan import MemberPlan, MemberSet
-from lightning_priv.workflows.multiplicity.rows import sweep_rows
+from lightning_priv.workflows.multiplicity.rows import driver_rows, sweep_rows
 
 N = 200
 
@@ -70,3 +70,28 @@ def test_what_the_report_says(noises: list[float], words: str) -> None:
     (line,) = [one for one in in_short(summary(study, find(study))) if "of width" in one]
     assert line.startswith("Two models of width 4 disagree on ")
     assert words in line
+
+
+def test_each_architecture_by_itself() -> None:
+    """Six members, hyperbolic and Euclidean in turn."""
+    probs, target = noisy_probs(6, N, 3)
+    votes = Votes(tuple(range(N)), probs.float(), target)
+    models = [
+        {"init_args": {"net": {"class_path": "lightning_priv.nn.MLP"}}},
+        {"init_args": {"net": {"class_path": "lightning_priv.nn.HyperbolicResNet"}}},
+    ]
+    plans = tuple(
+        MemberPlan(f"m{k}", 0, 0, None, (), k % 2, {"model": models[k % 2]}, "") for k in range(6)
+    )
+    main = MemberSet("main", "together", None, plans)
+    rows = driver_rows([main], [plan.name for plan in plans], votes)
+    assert [(row["driver"], row["members"]) for row in rows] == [
+        ("MLP (model 0)", 3),
+        ("HyperbolicResNet (model 1)", 3),
+        ("together", 6),
+    ]
+    for row, part in zip(rows, ([0, 2, 4], [1, 3, 5], range(6)), strict=True):
+        labels = votes.select(part).labels()
+        assert row["pairwise_disagreement"] == pytest.approx(float(pairwise_disagreement(labels)))
+    same = tuple(MemberPlan(f"m{k}", 0, 0, None, (), 0, {}, "") for k in range(6))
+    assert driver_rows([MemberSet("main", "together", None, same)], ["m0"], votes) == []

@@ -12,7 +12,7 @@ from lightning_priv.errors import ConfigurationError, PrivacyError
 from lightning_priv.functional.multiplicity import RashomonSet, rashomon_set
 from lightning_priv.reports.multiplicity_votes import Votes
 
-from .train import member_record
+from .trained import member_record
 
 __all__ = ["SetCriterion", "TooFewMembersError", "choose", "validation_values"]
 

@@ -10,7 +10,7 @@ from lightning_priv.reports.multiplicity_votes import Votes
 from .account import composed_account, member_epsilon
 from .choose import SetCriterion, validation_values
 from .plan import MemberPlan
-from .train import Trained
+from .trained import Trained
 
 if TYPE_CHECKING:
     from .run import Options

@@ -12,7 +12,7 @@ from lightning_priv.reports.multiplicity_tables import set_numbers, subset_ambig
 from lightning_priv.reports.multiplicity_votes import Votes
 
 from .account import composed_account
-from .plan import MemberSet
+from .plan import MemberPlan, MemberSet
 
 __all__ = ["driver_rows", "sweep_rows"]
 
@@ -23,16 +23,35 @@ _SHOWN = (
 
 
 def driver_rows(sets: Sequence[MemberSet], names: Sequence[str], test: Votes) -> list[Row]:
-    """One row for each source of variation alone, and one for all together.
+    """One row for each source of variation alone, for each architecture, and for all together.
 
     Sets of several sizes are compared at the size of the smallest: ``ambiguity_equal`` is the mean
     over random subsets of ``equal_members``; the pairwise disagreement does not depend on size.
     """
-    chosen = [one for one in sets if one.kind == "driver"]
-    if not chosen:
-        return []
     main = [one for one in sets if one.kind == "main"]
-    return _rows("driver", [*chosen, *main], names, test)
+    beside = [one for one in sets if one.kind == "driver"] + _architectures(main)
+    return _rows("driver", [*beside, *main], names, test) if beside else []
+
+
+def _architectures(main: Sequence[MemberSet]) -> list[MemberSet]:
+    """The members of each architecture by themselves, if the main set has several."""
+    found: dict[int, list[MemberPlan]] = {}
+    for plan in (plan for one in main for plan in one.plans):
+        if plan.architecture is not None:
+            found.setdefault(plan.architecture, []).append(plan)
+    if len(found) < 2:
+        return []
+    return [
+        MemberSet("driver", f"{_net_name(plans[0])} (model {number})", None, tuple(plans))
+        for number, plans in sorted(found.items())
+    ]
+
+
+def _net_name(plan: MemberPlan) -> str:
+    """Class of the network, or of the model that makes its own."""
+    model = plan.config["model"]
+    net = model.get("init_args", {}).get("net") or model
+    return str(net["class_path"]).rsplit(".", 1)[-1]
 
 
 def sweep_rows(

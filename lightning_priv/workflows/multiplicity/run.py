@@ -26,7 +26,8 @@ from .describe import criterion_row, members_table, notes
 from .evaluate import check_splits, evaluate, members_of_plans
 from .plan import MemberPlan, MemberSet, Source, Variation, planned_sets
 from .rows import driver_rows, sweep_rows
-from .train import Mode, Trained, train_missing
+from .train import train_missing
+from .trained import Mode, Trained
 
 __all__ = ["Options", "StudyResult", "run"]
 
@@ -50,6 +51,7 @@ class Options:
     epsilons: list[float] | None = None
     sweep_members: int | None = None
     match_sensitivity: float | None = None
+    match_specificity: float | None = None
     report_dir: str | None = None
     allow_same_split: bool = False
 
@@ -64,6 +66,11 @@ class Options:
             raise ValueError(f"members={self.members}: give at least 1")
         if self.sweep_members is not None and self.sweep_members < 2:
             raise ValueError(f"sweep_members={self.sweep_members}: give at least 2")
+
+        if self.match_sensitivity is not None and self.match_specificity is not None:
+            raise ValueError(
+                "give match_sensitivity or match_specificity: one fixes the thresholds"
+            )
 
     @property
     def checkpoints(self) -> list[str] | None:
@@ -139,8 +146,8 @@ def run(
     if everything is not None:
         check_splits(everything, test, options.allow_same_split)
         parts = validation_parts(everything, callback.rule, options.criterion)
-        if options.match_sensitivity is not None:
-            parts, test = _rethreshold(parts, test, options.match_sensitivity)
+        if options.match_sensitivity is not None or options.match_specificity is not None:
+            parts, test = _rethreshold(parts, test, options)
     elif options.criterion.name != "all":
         raise ConfigurationError(
             "there are no validation samples to choose the set on; give the data module a "
@@ -273,16 +280,19 @@ def _class_names(datamodule: LightningDataModule | None) -> tuple[str, ...] | No
 
 
 def _rethreshold(
-    parts: ValidationParts, test: Votes, sensitivity: float
+    parts: ValidationParts, test: Votes, options: Options
 ) -> tuple[ValidationParts, Votes]:
     validation = parts.choosing
     if validation.task != "binary" or validation.target is None:
         raise ConfigurationError(
-            "match_sensitivity chooses the threshold of each member on validation, which needs two "
-            f"classes and targets; this task is {validation.task}"
+            "match_sensitivity and match_specificity choose the threshold of each member on "
+            f"validation, which needs two classes and targets; this task is {validation.task}"
         )
     thresholds = matched_thresholds(
-        validation.metric_probs.double(), validation.target, sensitivity=sensitivity
+        validation.metric_probs.double(),
+        validation.target,
+        sensitivity=options.match_sensitivity,
+        specificity=options.match_specificity,
     )
     return parts.with_thresholds(thresholds), replace(test, thresholds=thresholds)
 
