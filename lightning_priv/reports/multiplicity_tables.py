@@ -153,15 +153,14 @@ def subset_ambiguity(
     for size in sizes:
         values = torch.tensor(
             [
-                float(1 - unanimous_coverage(labels[generator.sample(range(len(labels)), size)]))
-                for _ in range(1 if size == len(labels) else draws)
+                float(1 - unanimous_coverage(labels[generator.sample(range(members), size)]))
+                for _ in range(1 if size == members else draws)
             ],
             dtype=torch.float64,
         )
         low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        of_one_mind = [
-            math.comb(k, size) / math.comb(len(labels), size) for k in range(len(labels) + 1)
-        ]
+        subsets = math.comb(members, size)
+        of_one_mind = [math.comb(votes, size) / subsets for votes in range(members + 1)]
         share = torch.tensor(of_one_mind, dtype=torch.float64)[counts].sum(1)
         found[size] = (float(1 - share.mean()), low, high)
     return found
