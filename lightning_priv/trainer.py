@@ -146,6 +146,7 @@ class PrivacyTrainer(Trainer):
         epsilons: list[float] | None = None,
         sweep_members: int | None = None,
         match_sensitivity: float | None = None,
+        match_specificity: float | None = None,
         report_dir: str | None = None,
         allow_same_split: bool = False,
     ) -> None:
@@ -176,6 +177,7 @@ class PrivacyTrainer(Trainer):
             sweep_members: members at each value of a sweep; default: as many as ``members``.
             match_sensitivity: give each member the threshold that has this sensitivity on
                 validation; two classes only.
+            match_specificity: the same for this specificity.
             report_dir: folder of the report; default: that of the callback, else
                 ``trainer.default_root_dir``/report.
             allow_same_split: let validation and test samples be the same.
@@ -200,6 +202,7 @@ class PrivacyTrainer(Trainer):
             epsilons=epsilons,
             sweep_members=sweep_members,
             match_sensitivity=match_sensitivity,
+            match_specificity=match_specificity,
             report_dir=report_dir,
             allow_same_split=allow_same_split,
         )

@@ -120,3 +120,11 @@ def gloo_pool() -> Iterator[GlooPool]:
     pool = GlooPool(2)
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="session")
+def three_processes() -> Iterator[GlooPool]:
+    """As ``gloo_pool``, with three processes: shares of samples that are not even."""
+    pool = GlooPool(3)
+    yield pool
+    pool.close()

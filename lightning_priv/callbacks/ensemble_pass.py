@@ -1,7 +1,7 @@
 """One pass of an ensemble over one loader: sums for the metrics, rows for the report."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
@@ -32,7 +32,10 @@ class EnsemblePass:
         loader: loader of this process.
         processes: number of processes that share the data.
         keys: where batches keep their parts.
-        rule: decision rule, ready to decide.
+        rule: decision rule, ready to decide; for labels also one a label.
+        defer: for labels, whether single ones or whole samples are deferred.
+        threshold: for two classes or labels the probability that is a vote; for labels also one
+            each.
         baseline: member, or ``majority``, that others are compared with.
         capacity: also compute the Rashomon capacity.
         metrics: compute the metrics; needs nothing but sums.
@@ -45,7 +48,9 @@ class EnsemblePass:
         loader: Any,
         processes: int,
         keys: BatchKeys,
-        rule: Rule | None = None,
+        rule: Rule | Sequence[Rule] | None = None,
+        defer: Literal["label", "sample"] = "label",
+        threshold: float | Sequence[float] = 0.5,
         baseline: int | str = 0,
         capacity: bool = False,
         metrics: bool = True,
@@ -56,6 +61,9 @@ class EnsemblePass:
         self.processes = processes
         self.indexed = bool(getattr(getattr(loader, "dataset", None), "indexed", False))
         self._positions = Positions(loader, processes)
+        self._defer: Literal["label", "sample"] = defer
+        cuts = None if threshold == 0.5 else torch.as_tensor(threshold, dtype=torch.float64)
+        self._thresholds: Tensor | None = cuts
         self._rule, self._baseline, self._capacity = rule, baseline, capacity
         self._wants_metrics = metrics
         self._wants_rows = rows
@@ -130,19 +138,33 @@ class EnsemblePass:
     def _make_metrics(self, votes: Votes) -> MultiplicityCollection | MultilabelMultiplicity:
         members, outputs = len(self.ensemble), votes.probs.shape[-1]
         baseline: Any = self._baseline
+        cut: float | Tensor = 0.5 if self._thresholds is None else self._thresholds
         if not votes.multilabel:
+            assert self._rule is None or isinstance(self._rule, Rule)
             return MultiplicityCollection(
                 members,
                 outputs,
                 task=votes.task,  # type: ignore[arg-type]
+                threshold=cut,
                 baseline=baseline,
                 rule=self._rule,
                 labelled=votes.target is not None,
                 capacity=self._capacity,
             )
         if self._rule is not None and votes.target is not None:
-            self._abstention = MultilabelAbstention(members, outputs, self._rule)
-        return MultilabelMultiplicity(members, outputs, baseline=baseline, capacity=self._capacity)
+            self._abstention = MultilabelAbstention(members, outputs, self._rule, self._defer, cut)
+        return MultilabelMultiplicity(
+            members, outputs, cut, baseline=baseline, capacity=self._capacity
+        )
+
+    def _cuts(self, probs: Tensor) -> Tensor | None:
+        """Thresholds as :class:`Votes` has them: one a member of two classes, or one a label."""
+        if self._thresholds is None:
+            return None
+        multilabel = self.ensemble.multilabel
+        if not multilabel and probs.shape[-1] > 2:
+            return None  # the likeliest class wins
+        return self._thresholds.expand(probs.shape[-1] if multilabel else len(probs)).clone()
 
     def compute(self) -> dict[str, float]:
         """The metrics over all processes; call it on each of them."""
@@ -181,7 +203,7 @@ class EnsemblePass:
         if target is not None and len(target) < len(ids):
             raise ConfigurationError("some batches have targets and some have none")
         probs = torch.cat([row[2] for row in rows], dim=1)[:, order]
-        return Votes(ids, probs, target, self.ensemble.multilabel)
+        return Votes(ids, probs, target, self.ensemble.multilabel, self._cuts(probs))
 
 
 def _present(parts: Sequence[Tensor | None]) -> list[Tensor]:

@@ -19,6 +19,7 @@ from .ensemble_pass import EnsemblePass, run_pass
 from .evaluation_batches import BatchKeys, evaluation_loader
 from .multiplicity_members import live_members, loaded_members
 from .multiplicity_report import publish
+from .multiplicity_rule import fitted
 
 __all__ = ["EnsembleAbstention", "RuleChoice"]
 
@@ -47,7 +48,9 @@ class EnsembleAbstention(OnceCallback):
     written, by rank zero. In ``fit`` it logs the same every ``every_n_epochs`` validations.
 
     Members are files of the running module's architecture, or networks. Rules that are fitted
-    (``conformal``, ``calibrated``) take the validation samples of the run for it.
+    (``conformal``, ``calibrated``) take the validation samples of the run for it, in multi-label
+    tasks for each label by itself; their guarantee holds for members that were not chosen by these
+    samples (by early stopping on them, for example).
 
     Args:
         members: glob, folder or list of checkpoints, a checkpoint of stacked members, or networks.
@@ -65,6 +68,10 @@ class EnsembleAbstention(OnceCallback):
         capacity: also compute the Rashomon capacity, which takes an iterative solver.
         output: what the members give; see ``Ensemble``.
         multilabel: outputs are independent labels.
+        threshold: for two classes the probability of class 1 from which a member votes for it; for
+            labels the probability from which a label is there, one for all or one a label.
+        defer: for labels, ``label`` defers single labels, ``sample`` all labels of a sample as soon
+            as one is deferred.
         mode: evaluate members in one vectorised call or one after another.
         chunk_size: members in one call, to bound memory.
         offload: keep members on the CPU but for the one that is evaluated.
@@ -98,6 +105,8 @@ class EnsembleAbstention(OnceCallback):
         capacity: bool = False,
         output: OutputKind = "auto",
         multilabel: bool = False,
+        threshold: float | list[float] = 0.5,
+        defer: Literal["label", "sample"] = "label",
         mode: Literal["auto", "vmap", "loop"] = "auto",
         chunk_size: int | None = None,
         offload: bool = False,
@@ -112,6 +121,13 @@ class EnsembleAbstention(OnceCallback):
             raise ValueError(f"every_n_epochs={every_n_epochs}: give 0 (never) or more")
         if defer_value >= 0:
             raise ValueError(f"defer_value={defer_value} is a class; give a negative number")
+        cuts = threshold if isinstance(threshold, list) else [threshold]
+        if not cuts or not all(0 < cut < 1 for cut in cuts):
+            raise ValueError(f"threshold={threshold}: give numbers between 0 and 1")
+        if isinstance(threshold, list) and not multilabel:
+            raise ValueError("a list of thresholds, one a label, goes with multilabel: true")
+        if defer not in ("label", "sample"):
+            raise ValueError(f"defer={defer!r}: give 'label' or 'sample'")
         self.members = members
         options = {"tau": tau, "alpha": alpha, "kappa": kappa, "tie": tie, "delta": delta}
         targets = {"target_risk": target_risk, "target_coverage": target_coverage}
@@ -124,6 +140,9 @@ class EnsembleAbstention(OnceCallback):
         self.capacity = capacity
         self.output: OutputKind = output
         self.multilabel = multilabel
+        self.threshold = threshold
+        self.defer: Literal["label", "sample"] = defer
+        self.label_rules: tuple[Rule, ...] = ()  # fitted, one a label
         self.mode: Literal["auto", "vmap", "loop"] = mode
         self.chunk_size = chunk_size
         self.offload = offload
@@ -148,6 +167,12 @@ class EnsembleAbstention(OnceCallback):
         if self._rule is None:
             return default_rule(len(self.ensemble) if self.ensemble else 1)
         return self._rule
+
+    @property
+    def ready(self) -> bool:
+        """Whether the rule can decide: it needs no fitting, or was fitted."""
+        fitted = bool(self.label_rules) or self.rule.calibration is not None
+        return fitted or not self.rule.needs_calibration
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the members and check that they belong together."""
@@ -197,8 +222,17 @@ class EnsembleAbstention(OnceCallback):
             return
         assert self.ensemble is not None
         self.ensemble.to(pl_module.device)
-        if stage != "validate" and self.rule.needs_calibration and self.rule.calibration is None:
+        if stage != "validate" and not self.ready:
             self._calibrate(trainer, pl_module)
+        if stage == "validate" and not self.ready and self._wants_rows(trainer):
+            self._refuse_own_samples()
+
+    def _refuse_own_samples(self) -> None:
+        if not self.keep_votes:  # the study reports on other samples
+            raise ConfigurationError(
+                f"the rule {self.rule.name!r} is fitted on the validation samples, so a report on "
+                "these would flatter it; use the subcommand test, or a rule that is not fitted"
+            )
 
     def _runs(self, trainer: Trainer) -> bool:
         if not self._active or self.ensemble is None or trainer.sanity_checking:
@@ -220,32 +254,34 @@ class EnsembleAbstention(OnceCallback):
                 "give the data module a validation part, or choose another rule"
             )
         one = EnsemblePass(
-            self.ensemble, loader, trainer.world_size, self.keys, metrics=False, rows=True
+            self.ensemble,
+            loader,
+            trainer.world_size,
+            self.keys,
+            threshold=self.threshold,
+            metrics=False,
+            rows=True,
         )
         self.fit_rule(run_pass(one, trainer, loader, pl_module.device).votes())
 
     def fit_rule(self, votes: Votes) -> None:
         """Fit a rule that needs it on validation votes."""
-        if not self.rule.needs_calibration:
-            return
-        if votes.target is None or votes.multilabel:
-            raise ConfigurationError(
-                f"the rule {self.rule.name!r} needs validation samples with one class each"
-            )
-        self._rule = self.rule.fit(votes.labels(), votes.target, votes.metric_probs.double())
+        if self.rule.needs_calibration:
+            self._rule, self.label_rules = fitted(self.rule, votes)
 
     def _batch(self, trainer: Trainer, batch: Any, number: int) -> None:
         if not self._runs(trainer):
             return
         assert self.ensemble is not None
         if number not in self._passes:
-            ready = not self.rule.needs_calibration or self.rule.calibration is not None
             self._passes[number] = EnsemblePass(
                 self.ensemble,
                 evaluation_loader(trainer, self._stage, number),
                 trainer.world_size,
                 self.keys,
-                self.rule if ready else None,
+                (self.label_rules or self.rule) if self.ready else None,
+                self.defer,
+                self.threshold,
                 self.baseline,
                 self.capacity,
                 metrics=self._stage != "predict" and not self.keep_votes,
@@ -281,6 +317,8 @@ class EnsembleAbstention(OnceCallback):
             votes=votes,
             rule=self.rule,
             baseline=self.baseline,
+            label_rules=self.label_rules,
+            defer=self.defer,
             members=member_rows(self.names, votes),
             class_names=None if classes is None else tuple(map(str, classes)),
             data=type(data).__name__ if data is not None else "",

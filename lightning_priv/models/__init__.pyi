@@ -3,4 +3,4 @@ from .torchvision_model import TorchvisionModel as TorchvisionModel
 from .stacked import MemberEarlyStopping as MemberEarlyStopping
 from .stacked import StackedMembers as StackedMembers
 from .ensemble import EnsembleModule as EnsembleModule
-from .ensemble import MeanVote as MeanVote
+from .mean_vote import MeanVote as MeanVote

@@ -1,9 +1,10 @@
 """An ensemble that decides or defers, to deploy."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,64 +16,20 @@ from lightning_priv.functional.multiplicity import (
     Rule,
     Task,
     consensus,
+    decide_multilabel,
     default_rule,
     hard_labels,
     majority_vote,
     self_consistency,
     vote_counts,
 )
-from lightning_priv.metrics import Abstention
-from lightning_priv.nn.ensemble import Ensemble, OutputKind, probabilities
+from lightning_priv.metrics import Abstention, MultilabelAbstention
+from lightning_priv.nn.ensemble import Ensemble, OutputKind
 from lightning_priv.nn.member_files import MemberState, fill, find_member_files, read_member_files
 
-__all__ = ["EnsembleModule", "MeanVote"]
+from .mean_vote import MeanVote, export_onnx, export_program, mean_vote
 
-_MISSING = (
-    "ONNX export needs the optional packages onnx and onnxscript; install them with "
-    "`pip install onnx onnxscript`, or export with export(path), which needs torch only"
-)
-
-
-class MeanVote(nn.Module):
-    """The part of an ensemble that a runtime needs: the mean probability and the votes.
-
-    Shape:
-        Input (B, ...), outputs: mean probability (B, C) and votes by class (B, C), int64.
-
-    Args:
-        members: the networks.
-        output: whether they give logits or probabilities.
-        thresholds: for two classes the threshold of each member; default: one half.
-    """
-
-    def __init__(
-        self,
-        members: Sequence[nn.Module],
-        output: Literal["logits", "probabilities"],
-        thresholds: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__()
-        given = [0.5] * len(members) if thresholds is None else list(thresholds)
-        self.register_buffer("thresholds", torch.tensor(given), persistent=False)
-        self.members = nn.ModuleList(members)
-        self.output = output
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean probabilities and votes."""
-        probs = torch.stack([self._probs(member(x)) for member in self.members])
-        # as hard_labels: with two classes, a probability equal to the threshold is class 1
-        binary = probs.shape[-1] == 2
-        cut = cast(Tensor, self.thresholds)[:, None].to(probs)
-        winner = (probs[..., 1] >= cut).long() if binary else probs.argmax(-1)
-        classes = torch.arange(probs.shape[-1], device=probs.device)
-        votes = (winner[..., None] == classes).long().sum(0)
-        return probs.mean(0), votes
-
-    def _probs(self, out: Tensor) -> Tensor:
-        if out.ndim == 1 or out.shape[-1] == 1:
-            p = out.reshape(-1) if self.output == "probabilities" else out.reshape(-1).sigmoid()
-            return torch.stack([1 - p, p], -1)
-        return out if self.output == "probabilities" else out.softmax(-1)
+__all__ = ["EnsembleModule"]
 
 
 class EnsembleModule(LightningModule):
@@ -83,14 +40,18 @@ class EnsembleModule(LightningModule):
 
     Args:
         members: networks from inputs to outputs of shape (B, C), or (B, 1) for two classes.
-        rule: the decision rule, fitted if it needs that; default: ``unanimous`` for up to five
-            members, else ``threshold`` of 0.8.
+        rule: the decision rule, fitted if it needs that; for labels also one a label. Default:
+            ``unanimous`` for up to five members, else ``threshold`` of 0.8.
         output: what the members give; see ``Ensemble``.
         mode: evaluate members in one vectorised call or one after another.
         chunk_size: members in one call, to bound memory.
-        class_names: names of the classes, kept in the checkpoint.
-        thresholds: for two classes the probability of class 1 from which each member votes for it;
-            default: one half.
+        class_names: names of the classes (of the labels), kept in the checkpoint.
+        thresholds: for two classes the probability of class 1 from which each member votes for it,
+            one a member; for labels the probability from which a label is there, one a label.
+            Default: one half.
+        multilabel: the outputs are independent labels, of which each is decided or deferred.
+        defer: for labels, ``label`` defers single labels, ``sample`` all labels of a sample as soon
+            as one is deferred.
 
     Raises:
         ValueError: if there is no member, or not one threshold each.
@@ -99,33 +60,43 @@ class EnsembleModule(LightningModule):
     def __init__(
         self,
         members: list[nn.Module],
-        rule: Rule | None = None,
+        rule: Rule | Sequence[Rule] | None = None,
         output: OutputKind = "auto",
         mode: Literal["auto", "vmap", "loop"] = "auto",
         chunk_size: int | None = None,
         class_names: list[str] | None = None,
         thresholds: list[float] | None = None,
+        multilabel: bool = False,
+        defer: Literal["label", "sample"] = "label",
     ) -> None:
         super().__init__()
-        if thresholds is not None and len(thresholds) != len(members):
+        if thresholds is not None and not multilabel and len(thresholds) != len(members):
             raise ValueError(
                 f"{len(thresholds)} thresholds for {len(members)} members; give one each"
             )
+        if defer not in ("label", "sample"):
+            raise ValueError(f"defer must be 'label' or 'sample', got {defer!r}")
         self.thresholds = thresholds
-        self.ensemble = Ensemble(members, output, mode, chunk_size)
-        self.rule = default_rule(len(members)) if rule is None else rule
-        self.rule.check_members(len(members))
+        self.ensemble = Ensemble(members, output, mode, chunk_size, multilabel=multilabel)
+        rule = default_rule(len(members)) if rule is None else rule
+        self.rule = rule if isinstance(rule, Rule) else tuple(rule)
+        if not multilabel and not isinstance(rule, Rule):
+            raise ValueError("one rule a label is for multilabel: true; give a single rule")
+        for one in {self.rule} if isinstance(self.rule, Rule) else set(self.rule):
+            one.check_members(len(members))
+        self.defer = defer
         self.class_names = class_names
-        self.abstention: Abstention | None = None
+        self.abstention: Abstention | MultilabelAbstention | None = None
 
     @classmethod
     def from_checkpoints(
         cls,
         members: str | Path | Sequence[str | Path],
         template: nn.Module,
-        rule: Rule | None = None,
+        rule: Rule | Sequence[Rule] | None = None,
         output: OutputKind = "auto",
         weights_only: bool = True,
+        multilabel: bool = False,
     ) -> "EnsembleModule":
         """Build it from checkpoints of one architecture.
 
@@ -135,13 +106,12 @@ class EnsembleModule(LightningModule):
             rule: the decision rule.
             output: what the members give.
             weights_only: refuse files that hold more than plain data.
+            multilabel: the outputs are independent labels.
 
         Raises:
             ConfigurationError: if a file is damaged or of another network, or the files do not
                 agree on the order of the classes.
         """
-        import copy
-
         states = read_member_files(find_member_files(members), weights_only)
         orders = {state.class_names for state in states if state.class_names is not None}
         if len(orders) > 1:
@@ -152,7 +122,7 @@ class EnsembleModule(LightningModule):
             fill(net, state)
             nets.append(net)
         names = list(orders.pop()) if orders else None
-        return cls(nets, rule, output, class_names=names)
+        return cls(nets, rule, output, class_names=names, multilabel=multilabel)
 
     def forward(self, x: Any) -> Tensor:
         """Inputs, shape (B, ...), to probabilities of each member, shape (M, B, C)."""
@@ -167,25 +137,43 @@ class EnsembleModule(LightningModule):
         Returns:
             ``prediction`` (B,), -1 where it defers; ``majority`` (B,); ``deferred`` (B,), bool;
             ``consensus`` and ``self_consistency`` (B,); ``votes`` (B, C); ``mean_prob`` (B, C).
+            For labels all have the shape (B, C); ``votes`` are the members that see the label.
         """
         probs = self.ensemble(x)
         labels = self._labels(probs)
+        if self.ensemble.multilabel:
+            return self._judge_labels(probs, labels)
+        assert isinstance(self.rule, Rule)
         decided = self.rule.decide(labels, probs.double(), num_classes=probs.shape[-1])
-        undefined = torch.full_like(decided, torch.nan, dtype=torch.float64)
         return {
             "prediction": decided,
             "majority": majority_vote(labels, probs.shape[-1]),
             "deferred": decided < 0,
             "consensus": consensus(labels),
-            "self_consistency": self_consistency(labels) if len(labels) > 1 else undefined,
+            "self_consistency": _self_consistency(labels),
             "votes": vote_counts(labels, probs.shape[-1]),
             "mean_prob": probs.mean(0),
         }
 
+    def _judge_labels(self, probs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        decided = decide_multilabel(labels, self.rule, probs=probs.double(), defer=self.defer)
+        shape, each = labels.shape[1:], labels.flatten(1)  # every label a question of its own
+        return {
+            "prediction": decided,
+            "majority": majority_vote(each, 2).view(shape),
+            "deferred": decided < 0,
+            "consensus": consensus(each).view(shape),
+            "self_consistency": _self_consistency(each).view(shape),
+            "votes": labels.sum(0),
+            "mean_prob": probs.mean(0),
+        }
+
     def _labels(self, probs: Tensor) -> Tensor:
+        cut = 0.5 if self.thresholds is None else torch.tensor(self.thresholds).to(probs)
+        if self.ensemble.multilabel:
+            return hard_labels(probs, "multilabel", cut)
         if probs.shape[-1] > 2:
             return hard_labels(probs)
-        cut = 0.5 if self.thresholds is None else torch.tensor(self.thresholds).to(probs)
         return hard_labels(probs[..., 1], "binary", cut)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
@@ -207,16 +195,25 @@ class EnsembleModule(LightningModule):
         return out
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Log coverage and risk of the rule as ``test/coverage``, ``test/selective_risk``, ..."""
+        """Log coverage and risk of the rule as ``test/coverage``, ``test/selective_risk``, ...
+
+        For labels these are ``test/label_<q>/...``, their means ``test/macro/...`` and, of whole
+        samples, ``test/any/...``.
+        """
         x, target = batch[0], batch[1]
         probs = self.ensemble(x)
-        binary = probs.shape[-1] == 2
+        binary = probs.shape[-1] == 2 and not self.ensemble.multilabel
         if self.abstention is None:
-            task: Task = "binary" if binary else "multiclass"
-            cut: Any = 0.5 if self.thresholds is None else torch.tensor(self.thresholds)
-            abstention = Abstention(len(self.ensemble), self.rule, task=task, threshold=cut)
-            self.abstention = abstention.to(self.device)
+            self.abstention = self._abstention(probs.shape[-1]).to(self.device)
         self.abstention.update(probs[..., 1] if binary else probs, target)
+
+    def _abstention(self, outputs: int) -> Abstention | MultilabelAbstention:
+        cut: Any = 0.5 if self.thresholds is None else torch.tensor(self.thresholds)
+        if self.ensemble.multilabel:
+            return MultilabelAbstention(len(self.ensemble), outputs, self.rule, self.defer, cut)
+        assert isinstance(self.rule, Rule)
+        task: Task = "binary" if outputs == 2 else "multiclass"
+        return Abstention(len(self.ensemble), self.rule, task=task, threshold=cut)
 
     def on_test_epoch_end(self) -> None:
         """Log what was counted over all processes."""
@@ -231,15 +228,17 @@ class EnsembleModule(LightningModule):
     def save(self, path: str | Path) -> None:
         """Write one checkpoint of all members, the rule and the names of the classes."""
         states = [self.ensemble.member(i).state_dict() for i in range(len(self.ensemble))]
-        rule = asdict(self.rule)
+        rules = [self.rule] if isinstance(self.rule, Rule) else self.rule
         part = Path(path).with_name(f"{Path(path).name}.part")
         torch.save(
             {
                 "ensemble": states,
-                "rule": rule,
+                "rule": [asdict(rule) for rule in rules],
                 "output": self.ensemble.output,
                 "class_names": self.class_names,
                 "thresholds": self.thresholds,
+                "multilabel": self.ensemble.multilabel,
+                "defer": self.defer,
             },
             part,
         )
@@ -256,8 +255,6 @@ class EnsembleModule(LightningModule):
         Raises:
             ConfigurationError: if the file is none of these, or of other networks.
         """
-        import copy
-
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or "ensemble" not in content:
             raise ConfigurationError(
@@ -276,17 +273,15 @@ class EnsembleModule(LightningModule):
         for number, (net, state) in enumerate(zip(given, states, strict=True)):
             nets.append(copy.deepcopy(net))
             fill(nets[-1], MemberState(f"member {number}", Path(path), state, None))
-        rule = dict(content["rule"])
-        calibration = rule.pop("calibration")
-        made = Rule(**rule)
-        if calibration is not None:
-            made = replace(made, calibration=Calibration(**calibration))
+        rules = [_rule(one) for one in content["rule"]]
         return cls(
             nets,
-            made,
+            rules[0] if len(rules) == 1 else rules,
             content["output"],
             class_names=content["class_names"],
             thresholds=content["thresholds"],
+            multilabel=content["multilabel"],
+            defer=content["defer"],
         )
 
     def mean_vote(self, example: Tensor) -> MeanVote:
@@ -295,21 +290,7 @@ class EnsembleModule(LightningModule):
         Args:
             example: a batch of inputs, on which it is found out what the members give.
         """
-        outputs = self.ensemble.outputs(example)
-        if self.ensemble.output == "auto":
-            given = outputs if outputs.ndim == 3 else outputs[..., None]
-            # probabilities come through unchanged
-            same = given.shape[-1] > 1 and torch.equal(probabilities(outputs), given)
-            kind: Literal["logits", "probabilities"] = "probabilities" if same else "logits"
-        else:
-            kind = self.ensemble.output
-        members = [self.ensemble.member(i) for i in range(len(self.ensemble))]
-        nets = [getattr(m, "net", m) if isinstance(m, LightningModule) else m for m in members]
-        # the net of a LightningModule exports more easily; only if it is all that forward does
-        for place, (member, net) in enumerate(zip(members, nets, strict=True)):
-            if net is not member and not torch.equal(net(example), member(example)):
-                nets[place] = member
-        return MeanVote(nets, kind, self.thresholds).eval()
+        return mean_vote(self.ensemble, self.thresholds, example)
 
     def export(self, path: str | Path, example: Tensor) -> None:
         """Write the mean vote as a ``torch.export`` program (``.pt2``) for batches of any size.
@@ -318,11 +299,7 @@ class EnsembleModule(LightningModule):
             path: the file.
             example: a batch of at least two inputs.
         """
-        batch = torch.export.Dim("batch", min=1)
-        program = torch.export.export(
-            self.mean_vote(example), (example,), dynamic_shapes={"x": {0: batch}}
-        )
-        torch.export.save(program, path)
+        export_program(self.mean_vote(example), path, example)
 
     def export_onnx(self, path: str | Path, example: Tensor) -> None:
         """Write the mean vote as ONNX, with the outputs ``mean_prob`` and ``votes``.
@@ -334,16 +311,16 @@ class EnsembleModule(LightningModule):
         Raises:
             ConfigurationError: if the optional packages are missing.
         """
-        from importlib.util import find_spec
+        export_onnx(self.mean_vote(example), path, example)
 
-        if find_spec("onnx") is None or find_spec("onnxscript") is None:
-            raise ConfigurationError(_MISSING)
-        torch.onnx.export(
-            self.mean_vote(example),
-            (example,),
-            str(path),
-            input_names=["x"],
-            output_names=["mean_prob", "votes"],
-            dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1)}},
-            dynamo=True,
-        )
+
+def _rule(stored: Mapping[str, Any]) -> Rule:
+    found = stored["calibration"]
+    rule = Rule(**{name: value for name, value in stored.items() if name != "calibration"})
+    return rule if found is None else replace(rule, calibration=Calibration(**found))
+
+
+def _self_consistency(labels: Tensor) -> Tensor:
+    if len(labels) > 1:
+        return self_consistency(labels)
+    return torch.full_like(labels[0], torch.nan, dtype=torch.float64)

@@ -237,6 +237,9 @@ def capacity_figure(rows: Sequence[Row]) -> Figure:
     figure, axis = canvas(7.2, 3.8)
     x = [float(row["width"] or 0) for row in rows]
     colours = [100 * float(row.get("accuracy_mean") or math.nan) for row in rows]
+    known = [colour for colour in colours if not math.isnan(colour)]
+    middle = (min(known) + max(known)) / 2 if known else 50.0
+    half = max(0.5, max(known) - middle) if known else 50.0  # tenths of a point are no contrast
     points = None
     for key, label, marker in (
         ("ambiguity_equal", f"ambiguity of {rows[0]['equal_members']} members", "o"),
@@ -249,6 +252,8 @@ def capacity_figure(rows: Sequence[Row]) -> Figure:
             y,
             c=colours,
             cmap="viridis",
+            vmin=middle - half,
+            vmax=middle + half,
             marker=marker,
             s=60,
             zorder=2,

@@ -180,6 +180,7 @@ def contested_figure(
         count: samples to show.
     """
     from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
 
     chosen = [i for i in found.contested().tolist() if found.second[i] > 0][:count]
     figure, axis = canvas(7.2, max(1.6, 0.9 + 0.24 * len(chosen)))
@@ -204,6 +205,7 @@ def contested_figure(
     axis.set_yticks(range(len(chosen)), labels, fontsize=7)
     axis.invert_yaxis()
     axis.set_xlim(0, found.votes.members)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("votes")
     axis.set_ylabel("sample id")
     axis.grid(visible=False, axis="y")

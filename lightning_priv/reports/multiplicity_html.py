@@ -25,7 +25,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "drivers": (
         "Where the disagreement comes from",
-        "Each source of variation by itself, and all together. Ambiguity: some member differs "
+        "Each source of variation by itself, the members of each architecture where there are "
+        "several, and all together. Ambiguity: some member differs "
         "from the others. Discrepancy: the largest share on which one member differs from the "
         "baseline. Pairwise disagreement: two members chosen at random differ.",
     ),

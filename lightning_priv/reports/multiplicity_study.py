@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from lightning_priv.functional.multiplicity import (
     Rule,
     consensus,
+    decide_multilabel,
     majority_vote,
     metric_interval,
     self_consistency,
@@ -20,7 +22,7 @@ from lightning_priv.functional.multiplicity import (
 from .multiplicity_votes import Votes
 from .tables import Cell
 
-__all__ = ["Findings", "Row", "Study", "find", "member_rows"]
+__all__ = ["Findings", "Row", "Study", "decided", "find", "member_rows"]
 
 Row = dict[str, Cell]
 
@@ -34,6 +36,9 @@ class Study:
         rule: the decision rule, fitted if it needs that.
         baseline: number of the member (within ``votes``) that others are compared with, or
             ``majority``.
+        label_rules: multi-label: the rule fitted for each label, if it needs that.
+        defer: multi-label: ``label`` defers single labels, ``sample`` all labels of a sample as
+            soon as one is deferred.
         members: one row a trained member, also of those outside the set.
         class_names: names of the classes (of the labels, if multi-label).
         data: name of the data set.
@@ -50,6 +55,8 @@ class Study:
     votes: Votes
     rule: Rule
     baseline: int | str = 0
+    label_rules: tuple[Rule, ...] = ()
+    defer: Literal["label", "sample"] = "label"
     members: Sequence[Row] = ()
     class_names: tuple[str, ...] | None = None
     data: str = ""
@@ -107,8 +114,6 @@ def find(study: Study) -> Findings:
     classes = votes.probs.shape[-1]
     counts = vote_counts(labels, classes)
     winner, first, second = top_two(counts)
-    probs = votes.metric_probs.double()
-    decisions = study.rule.decide(labels, probs, num_classes=classes)
     target = votes.target
     return Findings(
         votes=votes,
@@ -121,9 +126,19 @@ def find(study: Study) -> Findings:
         self_consistency=_quiet_consistency(labels),
         entropy=vote_entropy(labels),
         mean_prob=votes.probs.double().mean(0),
-        decisions=decisions,
+        decisions=decided(study, study.rule),
         wrong=None if target is None else winner != target,
     )
+
+
+def decided(study: Study, rule: Rule) -> Tensor:
+    """What a rule decides on the votes of a study, shape (n,); flat if multi-label."""
+    votes = study.votes
+    labels, probs = votes.labels(), votes.metric_probs.double()
+    if not votes.multilabel:
+        return rule.decide(labels, probs, num_classes=votes.probs.shape[-1])
+    rules = study.label_rules if rule is study.rule and study.label_rules else rule
+    return decide_multilabel(labels, rules, probs=probs, defer=study.defer).reshape(-1)
 
 
 def _quiet_consistency(labels: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ from .multiplicity_tables import (
 __all__ = ["in_short", "summary"]
 
 
+_GAIN = 0.01  # of accuracy, from which a wider network counts as more accurate
+
+
 def summary(study: Study, found: Findings) -> dict[str, Any]:
     """Everything that ``summary.json`` holds.
 
@@ -45,10 +48,10 @@ def summary(study: Study, found: Findings) -> dict[str, Any]:
         "metrics": set_numbers(study.votes, baseline),
         "rule": {
             "name": rule.name,
-            "shown": rule_name(rule),
+            "shown": rule_name(rule) + (", whole samples" if study.defer == "sample" else ""),
             **{name: getattr(rule, name) for name in ("tau", "alpha", "kappa", "tie")},
             **{name: getattr(rule, name) for name in ("target_risk", "target_coverage", "delta")},
-            "threshold": None if rule.calibration is None else rule.calibration.threshold,
+            **_fitted(study),
         },
         "abstain": selection(found, found.decisions),
         "rules": rule_rows(study, found),
@@ -62,6 +65,20 @@ def summary(study: Study, found: Findings) -> dict[str, Any]:
         "member_table": list(study.members),
         "notes": list(study.notes),
     }
+
+
+def _fitted(study: Study) -> dict[str, Any]:
+    """Thresholds that were found on validation samples, of each label if there are several."""
+    labels = [one.calibration for one in study.label_rules if one.calibration is not None]
+    if labels:
+        return {
+            "threshold": [one.threshold for one in labels],
+            "calibration_samples": labels[0].samples,
+        }
+    one = study.rule.calibration
+    if one is None:
+        return {"threshold": None}
+    return {"threshold": one.threshold, "calibration_samples": one.samples}
 
 
 def in_short(facts: dict[str, Any]) -> list[str]:
@@ -103,6 +120,7 @@ def in_short(facts: dict[str, Any]) -> list[str]:
         )
     lines.append(sentence)
     lines += _conflict(facts["conflict"], what)
+    lines += _capacity(facts["capacity"], what)
     account = facts["account"]
     if account:
         lines.append(
@@ -136,6 +154,38 @@ def _conflict(rows: list[Row], what: str) -> list[str]:
         f"majority, and on {_percent(float(unanimous['conflict'] or 0))} if both abstained unless "
         f"unanimous (deciding {_percent(float(unanimous['coverage'] or 0))} of the {what})."
     ]
+
+
+def _capacity(rows: list[Row], what: str) -> list[str]:
+    """Whether the widest networks disagree less than the narrowest, and are more accurate."""
+    if len(rows) < 2:
+        return []
+    narrow, wide = rows[0], rows[-1]
+    low, high = (float(wide[f"below_narrowest_{end}"] or 0) for end in ("low", "high"))
+    of_wide, of_narrow = (float(row["pairwise_disagreement"] or 0) for row in (wide, narrow))
+    line = (
+        f"Two models of width {wide['width']:g} disagree on {_percent(of_wide)} of the {what}, two "
+        f"of width {narrow['width']:g} on {_percent(of_narrow)} (95 % interval of the difference "
+        f"over the {what}: {-100 * high:.1f} to {-100 * low:.1f} points)"
+    )
+    accuracies = [row.get("accuracy_mean") for row in (narrow, wide)]
+    gained = None if None in accuracies else float(accuracies[1] or 0) - float(accuracies[0] or 0)
+    if low > 0:
+        verdict = "multiplicity falls with capacity here"
+    elif high < 0:
+        verdict = "multiplicity rises with capacity here"
+    else:
+        verdict = "no effect of capacity on multiplicity shows here"
+    if gained is None:
+        return [f"{line}: {verdict}."]
+    verdict += f"; mean accuracy {_percent(float(accuracies[1] or 0))} against "
+    verdict += _percent(float(accuracies[0] or 0))
+    if low <= 0 and gained < _GAIN:
+        verdict += (
+            ". The wider networks are not more accurate, so the claim that accuracy won through "
+            "capacity lowers multiplicity cannot be tested on this data"
+        )
+    return [f"{line}: {verdict}."]
 
 
 def _percent(share: float) -> str:

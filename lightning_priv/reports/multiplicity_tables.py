@@ -30,9 +30,10 @@ from lightning_priv.functional.multiplicity import (
     selective_report,
     unanimous_coverage,
     viable_prediction_range,
+    vote_counts,
 )
 
-from .multiplicity_study import Findings, Row, Study, find
+from .multiplicity_study import Findings, Row, Study, decided, find
 from .multiplicity_votes import Votes
 from .tables import Cell, Table
 
@@ -134,7 +135,11 @@ def label_rows(votes: Votes, baseline: int | str, names: Sequence[str] | None) -
 def subset_ambiguity(
     labels: Tensor, sizes: Sequence[int], draws: int = 50, seed: int = 0
 ) -> dict[int, tuple[float, float, float]]:
-    """Share of contested samples in random subsets of the members: (mean, 2.5 %, 97.5 %) by size.
+    """Share of contested samples in subsets of the members: (mean, 2.5 %, 97.5 %) by size.
+
+    The mean is that over all subsets: with n_c of M votes for class c, a share of
+    sum_c binom(n_c, k) / binom(M, k) of the subsets of k members is of one mind. The quantiles are
+    those of random subsets.
 
     Args:
         labels: shape (M, n).
@@ -143,17 +148,21 @@ def subset_ambiguity(
         seed: of the draws.
     """
     generator = random.Random(seed)
+    counts, members = vote_counts(labels), len(labels)
     found = {}
     for size in sizes:
         values = torch.tensor(
             [
-                float(1 - unanimous_coverage(labels[generator.sample(range(len(labels)), size)]))
-                for _ in range(1 if size == len(labels) else draws)
+                float(1 - unanimous_coverage(labels[generator.sample(range(members), size)]))
+                for _ in range(1 if size == members else draws)
             ],
             dtype=torch.float64,
         )
         low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        found[size] = (float(values.mean()), low, high)
+        subsets = math.comb(members, size)
+        of_one_mind = [math.comb(votes, size) / subsets for votes in range(members + 1)]
+        share = torch.tensor(of_one_mind, dtype=torch.float64)[counts].sum(1)
+        found[size] = (float(1 - share.mean()), low, high)
     return found
 
 
@@ -170,13 +179,8 @@ def rule_rows(study: Study, found: Findings) -> list[Row]:
     ):
         rules.setdefault(rule_name(rule), rule)
     rows: list[Row] = []
-    probs = found.votes.metric_probs.double()
     for name, rule in rules.items():
-        decisions = (
-            found.decisions
-            if rule is study.rule
-            else rule.decide(found.labels, probs, num_classes=found.counts.shape[1])
-        )
+        decisions = found.decisions if rule is study.rule else decided(study, rule)
         row: Row = {"rule": name, "used": rule is study.rule}
         row |= selection(found, decisions)
         if rule.name == "binomial" and found.votes.members < least_members(rule.alpha):

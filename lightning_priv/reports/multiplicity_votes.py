@@ -20,7 +20,9 @@ class Votes:
         probs: shape (M, n, C), float32; for multi-label tasks the probability of each of C labels.
         target: classes, shape (n,), or labels, shape (n, C), if the batches had them.
         multilabel: whether the last axis of ``probs`` holds labels instead of classes.
-        thresholds: for two classes the threshold of each member, shape (M,); default: 0.5.
+        thresholds: for two classes the threshold of each member, shape (M,), for labels that of
+            each label, shape (C,); default: 0.5.
+        of_samples: of a flat set of votes the threshold of each sample, shape (n,).
     """
 
     ids: tuple[int | str, ...]
@@ -28,6 +30,7 @@ class Votes:
     target: Tensor | None
     multilabel: bool = False
     thresholds: Tensor | None = None
+    of_samples: Tensor | None = None
 
     @property
     def members(self) -> int:
@@ -48,6 +51,8 @@ class Votes:
 
     def labels(self) -> Tensor:
         """Hard labels, shape (M, n), or (M, n, C) if multi-label."""
+        if self.of_samples is not None:
+            return (self.metric_probs >= self.of_samples.to(self.probs)).long()
         threshold = 0.5 if self.thresholds is None else self.thresholds
         return hard_labels(self.metric_probs, task=self.task, threshold=threshold)  # type: ignore[arg-type]
 
@@ -65,8 +70,21 @@ class Votes:
     def select(self, members: Sequence[int] | Tensor) -> "Votes":
         """The votes of some members."""
         rows = torch.as_tensor(members)
-        thresholds = None if self.thresholds is None else self.thresholds[rows]
+        own = self.thresholds is not None and not self.multilabel
+        thresholds = (
+            self.thresholds[rows] if own and self.thresholds is not None else self.thresholds
+        )
         return replace(self, probs=self.probs[rows], thresholds=thresholds)
+
+    def take(self, samples: Tensor) -> "Votes":
+        """The votes on some samples, by their numbers (k,)."""
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in samples.tolist()),
+            probs=self.probs[:, samples],
+            target=None if self.target is None else self.target[samples],
+            of_samples=None if self.of_samples is None else self.of_samples[samples],
+        )
 
     def flat(self) -> "Votes":
         """Multi-label votes with every (sample, label) as one binary decision; others as they are.
@@ -79,4 +97,5 @@ class Votes:
         p = self.probs.reshape(members, n * labels)
         ids = tuple(f"{name}:{label}" for name in self.ids for label in range(labels))
         target = None if self.target is None else self.target.reshape(-1)
-        return Votes(ids, torch.stack([1 - p, p], -1), target)
+        cut = None if self.thresholds is None else self.thresholds.repeat(n)
+        return Votes(ids, torch.stack([1 - p, p], -1), target, of_samples=cut)

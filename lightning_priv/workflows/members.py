@@ -156,9 +156,12 @@ def train_stacked(
     )
     seed_everything(base_seed, verbose=False)
     trainer.fit(stack, datamodule=datamodule, ckpt_path=_newest(folder, stack))
-    written = stack.export_members(folder)
+    paths = {seed: folder / f"member_{seed}.ckpt" for seed in seeds}
+    if trainer.is_global_zero:
+        stack.export_members(list(paths.values()))
+    trainer.strategy.barrier("exported members")
     return StackOutcome(
-        {seed: path for seed, path in zip(seeds, written, strict=True) if path is not None},
+        {seed: path for seed, path in paths.items() if seed not in stack.failed},
         dict(stack.failed),
         trainer.current_epoch,
         {

@@ -1,6 +1,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -208,6 +209,10 @@ def test_wrong_options() -> None:
         EnsembleAbstention("*.ckpt", tau=1.5)
     with pytest.raises(ValueError, match="target_risk or target_coverage"):
         EnsembleAbstention("*.ckpt", rule="calibrated")
+    with pytest.raises(ValueError, match="one a label, goes with multilabel"):
+        EnsembleAbstention("*.ckpt", threshold=[0.5, 0.4])
+    with pytest.raises(ValueError, match="give numbers between 0 and 1"):
+        EnsembleAbstention("*.ckpt", threshold=1.0)
     with pytest.raises(ValueError, match="is a class"):
         EnsembleAbstention("*.ckpt", defer_value=0)
     with pytest.raises(ConfigurationError, match="has no members"):
@@ -271,6 +276,89 @@ def test_multilabel(tmp_path: Path) -> None:
     assert found[4]["id"] == "1:1"
 
 
+def many_labels(n: int, seed: int) -> TensorDataset:
+    x, _ = samples(n, seed)
+    y = torch.rand(n, CLASSES, generator=torch.Generator().manual_seed(seed)) > 0.5
+    return TensorDataset(x, y.long())
+
+
+class ManyLabelsData(pl.LightningDataModule):
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(many_labels(60, 2), batch_size=8)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(many_labels(20, 1), batch_size=6)
+
+
+def test_labels_with_thresholds_and_a_fitted_rule_each(tmp_path: Path) -> None:
+    cuts = [0.45, 0.5, 0.6]
+    nets = [member(s) for s in SEEDS]
+    callback = EnsembleAbstention(
+        nets,
+        rule="conformal",
+        alpha=0.4,
+        multilabel=True,
+        threshold=cuts,
+        defer="sample",
+        report_dir=str(tmp_path / "r"),
+    )
+    trainer(callback, default_root_dir=tmp_path).test(ManyLabels(), ManyLabelsData(), verbose=False)
+
+    def judged(data: TensorDataset) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x, y = data.tensors
+        with torch.no_grad():
+            probs = torch.stack([net(x).sigmoid() for net in nets])
+        labels = functional.hard_labels(probs, "multilabel", torch.tensor(cuts))
+        return labels, probs.double(), y
+
+    labels, probs, y = judged(many_labels(60, 2))
+    rule = Rule("conformal", alpha=0.4)
+    rules = [rule.fit(labels[..., q], y[:, q], probs[..., q]) for q in range(CLASSES)]
+    assert callback.label_rules == tuple(rules)
+    labels, probs, y = judged(many_labels(20, 1))
+    decided = functional.decide_multilabel(labels, rules, probs=probs, defer="sample")
+    assert 0 < int((decided < 0).sum()) < decided.numel()
+    found = rows(tmp_path / "r/deferrals.csv")
+    assert [int(row["decision"]) for row in found] == decided.reshape(-1).tolist()
+    got = callback.metrics[0]
+    kept = (decided >= 0).all(1)
+    assert got["abstain/any/coverage"] == pytest.approx(float(kept.double().mean()))
+    assert got["any/ambiguity"] == pytest.approx(
+        float(functional.ambiguity(functional.joint_labels(labels)))
+    )
+    facts = json.loads((tmp_path / "r/summary.json").read_text())
+    assert facts["metrics"]["ambiguity_any_label"] == pytest.approx(got["any/ambiguity"])
+    assert facts["rule"]["shown"] == "conformal (alpha 0.4), whole samples"
+    assert facts["rule"]["threshold"] == [one.calibration.threshold for one in rules]
+    assert facts["rule"]["calibration_samples"] == 60
+    assert facts["abstain"]["deferred"] == int((decided < 0).sum())
+
+
+def test_a_threshold_of_two_classes() -> None:
+    x, y = samples()
+    nets = [member(s, outputs=2) for s in SEEDS]
+    callback = EnsembleAbstention(nets, threshold=0.4, rule="unanimous")
+    data = TensorDataset(x, (y > 0).long())
+    trainer(callback).test(member(9), DataLoader(data, batch_size=5), verbose=False)
+    with torch.no_grad():
+        labels = torch.stack([(net(x).softmax(-1)[:, 1] >= 0.4).long() for net in nets])
+        plain = torch.stack([(net(x).softmax(-1)[:, 1] >= 0.5).long() for net in nets])
+    wanted = float(functional.ambiguity(labels))
+    assert wanted != float(functional.ambiguity(plain))
+    assert callback.metrics[0]["ambiguity"] == pytest.approx(wanted)
+
+
+def test_a_fitted_rule_is_not_reported_on_its_own_samples(tmp_path: Path) -> None:
+    paths = write(tmp_path, SEEDS)
+    callback = EnsembleAbstention(paths, rule="conformal", alpha=0.3, report_dir=str(tmp_path))
+    with pytest.raises(ConfigurationError, match="would flatter it; use the subcommand test"):
+        trainer(callback).validate(member(9), ForeignData(), verbose=False)
+    without = EnsembleAbstention(paths, rule="conformal", alpha=0.3)
+    (got,) = trainer(without).validate(member(9), ForeignData(), verbose=False)
+    assert "multiplicity/ambiguity" in got
+    assert "multiplicity/abstain/coverage" not in got
+
+
 def test_one_output_is_two_classes() -> None:
     x, y = samples()
     nets = [member(s, outputs=1) for s in SEEDS]
@@ -286,8 +374,10 @@ def test_one_output_is_two_classes() -> None:
     )
 
 
-def evaluate_on_this_rank(rank: int, folder: str, n: int, padded: bool) -> dict[str, float]:
-    """One of two processes of a Trainer that another program joined."""
+def evaluate_on_this_rank(
+    rank: int, world: int, folder: str, n: int, padded: bool
+) -> dict[str, float]:
+    """One of the processes of a Trainer that another program joined."""
     from lightning.pytorch.plugins.environments import LightningEnvironment
     from lightning.pytorch.strategies import DDPStrategy
 
@@ -301,18 +391,18 @@ def evaluate_on_this_rank(rank: int, folder: str, n: int, padded: bool) -> dict[
             return rank
 
         def world_size(self) -> int:
-            return 2
+            return world
 
         def set_world_size(self, size: int) -> None: ...
 
         def set_global_rank(self, rank: int) -> None: ...
 
     callback = EnsembleAbstention(
-        str(Path(folder) / "*.ckpt"), rule="unanimous", report_dir=f"{folder}/report{n}{padded}"
+        str(Path(folder) / "*.ckpt"), rule="unanimous", report_dir=f"{folder}/report"
     )
     run = pl.Trainer(
         accelerator="cpu",
-        devices=2,
+        devices=world,
         strategy=DDPStrategy(cluster_environment=Joined(), process_group_backend="gloo"),
         logger=False,
         enable_progress_bar=False,
@@ -327,26 +417,29 @@ def evaluate_on_this_rank(rank: int, folder: str, n: int, padded: bool) -> dict[
         from lightning_priv.data.sampling import ShardSampler
 
         data = TensorDataset(*samples(n))
-        loader = DataLoader(data, 3, sampler=ShardSampler(data, 2, rank))
+        loader = DataLoader(data, 3, sampler=ShardSampler(data, world, rank))
         run.test(member(9), loader, verbose=False)
     return callback.metrics[0]
 
 
 @pytest.mark.ddp
+@pytest.mark.parametrize("n", [N, 4])
 @pytest.mark.parametrize("padded", [True, False])
-def test_two_processes_equal_one(padded: bool, gloo_pool: GlooPool, tmp_path: Path) -> None:
-    """37 samples on two processes: Lightning's sampler repeats one, which must not count."""
+def test_two_and_three_processes_equal_one(
+    padded: bool, n: int, gloo_pool: GlooPool, three_processes: GlooPool, tmp_path: Path
+) -> None:
+    """No multiple of the processes: Lightning's sampler repeats some, which must not count."""
     write(tmp_path, SEEDS)
     one = EnsembleAbstention(
         str(tmp_path / "*.ckpt"), rule="unanimous", report_dir=str(tmp_path / "one")
     )
-    trainer(one, default_root_dir=tmp_path).test(member(9), ForeignData(), verbose=False)
-    both = gloo_pool.run(evaluate_on_this_rank, str(tmp_path), N, padded)
-    assert both[0] == both[1]
-    assert both[0]["samples"] == N
-    for name, value in one.metrics[0].items():
-        assert both[0][name] == pytest.approx(value, abs=1e-12), name
-    got = (tmp_path / f"report{N}{padded}/deferrals.csv").read_text().splitlines()
+    trainer(one, default_root_dir=tmp_path).test(member(9), ForeignData(n), verbose=False)
     want = (tmp_path / "one/deferrals.csv").read_text().splitlines()
-    assert len(got) == len(want) == N + 1
-    assert [line.split(",")[:8] for line in got] == [line.split(",")[:8] for line in want]
+    for pool in (gloo_pool, three_processes):
+        found = pool.run(evaluate_on_this_rank, pool.size, str(tmp_path), n, padded)
+        for rank in found:
+            assert rank["samples"] == n
+            assert rank == pytest.approx(one.metrics[0], abs=1e-12, nan_ok=True)
+        got = (tmp_path / "report/deferrals.csv").read_text().splitlines()
+        assert len(got) == len(want) == n + 1
+        assert [line.split(",")[:8] for line in got] == [line.split(",")[:8] for line in want]

@@ -1,7 +1,7 @@
 """Metrics of an ensemble: equal to the functions, however the samples are cut and shared out."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -452,13 +452,6 @@ def on_each_rank(rank: int, world: int, count: int) -> dict[str, float]:
     values |= {f"pair {k}": v for k, v in enumerate(matrix.compute().flatten().tolist())}
     values |= numbers(groups.compute())
     return values | {f"labels {k}": v for k, v in numbers(multilabel.compute()).items()}
-
-
-@pytest.fixture(scope="module")
-def three_processes() -> Iterator[GlooPool]:
-    pool = GlooPool(3)
-    yield pool
-    pool.close()
 
 
 @pytest.mark.ddp

@@ -4,6 +4,7 @@ import pytest
 import torch
 from abstention_kit import ForeignData, member, probabilities, samples, trainer, write
 from lightning.pytorch import LightningModule
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional import multiplicity as functional
@@ -77,7 +78,7 @@ def test_export_gives_the_same_votes_for_any_batch(outputs, tmp_path):
 
 
 def test_onnx_says_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("lightning_priv.models.mean_vote.find_spec", lambda name: None)
     module = EnsembleModule([member(1), member(2)])
     with pytest.raises(ConfigurationError, match="pip install onnx onnxscript"):
         module.export_onnx(tmp_path / "vote.onnx", samples()[0])
@@ -131,3 +132,73 @@ def test_thresholds_of_the_members_are_kept(tmp_path):
         assert torch.equal(votes, expected)
     with pytest.raises(ValueError, match="3 thresholds for 4 members"):
         EnsembleModule([member(s) for s in SEEDS], thresholds=cuts[:3])
+
+
+def labelled(n: int = 40, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    x, _ = samples(n, seed)
+    return x, (torch.rand(n, 3, generator=torch.Generator().manual_seed(seed)) > 0.5).long()
+
+
+def label_probs(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.stack([member(s)(x).sigmoid() for s in SEEDS])
+
+
+@pytest.mark.parametrize("defer", ["label", "sample"])
+def test_labels_are_decided_one_by_one(defer, tmp_path):
+    cuts, rule = [0.5, 0.4, 0.6], Rule("threshold", tau=0.7)
+    module = EnsembleModule(
+        [member(s) for s in SEEDS], rule, multilabel=True, defer=defer, thresholds=cuts
+    )
+    x, y = labelled()
+    probs = label_probs(x)
+    labels = functional.hard_labels(probs, "multilabel", torch.tensor(cuts))
+    decided = functional.decide_multilabel(labels, rule, defer=defer)
+    got = module.judge(x)
+    assert torch.equal(got["prediction"], decided)
+    assert 0 < got["deferred"].sum() < decided.numel()
+    assert torch.equal(got["votes"], labels.sum(0))
+    assert torch.equal(got["majority"], (labels.sum(0) > 2).long())  # a tie of four is label 0
+    for q in range(3):
+        assert torch.equal(got["consensus"][:, q], functional.consensus(labels[..., q]))
+        assert torch.equal(
+            got["self_consistency"][:, q], functional.self_consistency(labels[..., q])
+        )
+    (logged,) = trainer().test(
+        module, DataLoader(TensorDataset(x, y), batch_size=16), verbose=False
+    )
+    kept = decided >= 0
+    assert logged["test/any/coverage"] == pytest.approx(float(kept.all(1).double().mean()))
+    wrong = (decided != y) & kept
+    for q in range(3):
+        assert logged[f"test/label_{q}/selective_risk"] == pytest.approx(
+            float(wrong[:, q].sum() / kept[:, q].sum())
+        )
+
+
+def test_a_rule_for_each_label_is_kept_in_the_file(tmp_path):
+    x, y = labelled(80)
+    probs = label_probs(x).double()
+    rules = [
+        Rule("conformal", alpha=0.4).fit(probs[..., q].round().long(), y[:, q], probs[..., q])
+        for q in range(3)
+    ]
+    module = EnsembleModule([member(s) for s in SEEDS], rules, multilabel=True, defer="sample")
+    module.save(tmp_path / "labels.ckpt")
+    again = EnsembleModule.load(tmp_path / "labels.ckpt", member(9))
+    assert again.rule == tuple(rules)
+    got = again.judge(x)
+    for key, value in module.judge(x).items():
+        assert torch.equal(value, got[key]), key
+    module.export(tmp_path / "labels.pt2", x[:2])
+    mean, votes = torch.export.load(tmp_path / "labels.pt2").module()(x)
+    torch.testing.assert_close(mean, got["mean_prob"])
+    assert torch.equal(votes, got["votes"])
+
+
+def test_rules_that_do_not_fit():
+    with pytest.raises(ValueError, match="one rule a label is for multilabel"):
+        EnsembleModule([member(1), member(2)], [Rule("majority")] * 3)
+    module = EnsembleModule([member(1), member(2)], [Rule("majority")] * 2, multilabel=True)
+    with pytest.raises(ValueError, match="2 rules for 3 labels"):
+        module.judge(samples()[0])

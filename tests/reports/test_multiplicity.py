@@ -229,12 +229,15 @@ def test_conflict_against_plain_python(written: tuple[Study, Path]) -> None:
 def test_ambiguity_by_number_of_members() -> None:
     columns, _ = votes_of(study())
     labels = torch.tensor(columns).T
-    found = subset_ambiguity(labels, [2, MEMBERS], draws=400)
-    pairs = [
-        np.mean([c[i] != c[j] for c in columns])
-        for i, j in itertools.combinations(range(MEMBERS), 2)
-    ]
-    assert found[2][0] == pytest.approx(np.mean(pairs), abs=4 * np.std(pairs) / 20)
+    found = subset_ambiguity(labels, [2, 3, MEMBERS])
+    for size in (2, 3):
+        every = [
+            np.mean([len({c[i] for i in chosen}) > 1 for c in columns])
+            for chosen in itertools.combinations(range(MEMBERS), size)
+        ]
+        mean, low, high = found[size]
+        assert mean == pytest.approx(np.mean(every))
+        assert min(every) <= low <= high <= max(every)
     contested = np.mean([len(set(c)) > 1 for c in columns])
     assert found[MEMBERS] == pytest.approx((contested,) * 3)
 

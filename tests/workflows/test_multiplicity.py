@@ -13,8 +13,9 @@ import torch
 import yaml
 from command_line import CommandLine, digits
 
+from lightning_priv.callbacks.study_member import write_record
 from lightning_priv.errors import ConfigurationError
-from lightning_priv.functional.multiplicity import ambiguity, hard_labels
+from lightning_priv.functional.multiplicity import Rule, ambiguity, hard_labels
 from lightning_priv.models import Classifier, EnsembleModule
 from lightning_priv.nn import MLP
 from lightning_priv.workflows.multiplicity.plan import Variation, planned_sets
@@ -271,6 +272,42 @@ def test_thresholds_of_equal_sensitivity(command_line: CommandLine) -> None:
     assert module.judge(data.test_dataset.inputs())["prediction"].tolist() == decided
 
 
+def test_a_fitted_rule_has_samples_of_its_own(command_line: CommandLine) -> None:
+    """A half of the 288 validation samples chooses the set, the other half calibrates."""
+    criterion = {"name": "absolute", "epsilon": 0.9}
+    content = yaml.safe_load(config(members=3, criterion=criterion).read_text())
+    options = {"rule": "calibrated", "target_risk": 0.5}
+    content["trainer"]["callbacks"] = [
+        {"class_path": "lightning_priv.callbacks.EnsembleAbstention", "init_args": options}
+    ]
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    command_line.ok("multiplicity", "--config", "study.yaml")
+    facts = json.loads((ROOT / "report/summary.json").read_text())
+    assert facts["notes"][-1] == (
+        "144 validation samples chose the set and the 144 others calibrated the rule."
+    )
+
+    from lightning_priv.data import Digits
+
+    data = Digits(val_size=0.2)
+    data.setup()
+    template = Classifier(MLP(64, 10, dropout=0.2), 10)
+    module = EnsembleModule.load(ROOT / "report/ensemble.ckpt", template)
+    assert data.val_dataset is not None
+    probs = module(data.val_dataset.inputs()).double()
+    order = torch.randperm(288, generator=torch.Generator().manual_seed(0))
+    choosing, own = order[144:], order[:144]
+    accuracy = (probs.argmax(-1) == data.val_dataset.targets)[:, choosing].double().mean(1)
+    shown = [row["validation"] for row in facts["member_table"]]
+    assert shown == pytest.approx(accuracy.tolist())
+    rule = Rule("calibrated", target_risk=0.5).fit(probs[:, own], data.val_dataset.targets[own])
+    assert module.rule == rule
+    assert rule.calibration is not None
+    assert facts["rule"]["threshold"] == rule.calibration.threshold < 1.1
+    decided = [int(row["decision"]) for row in rows(ROOT / "report/deferrals.csv")]
+    assert module.judge(data.test_dataset.inputs())["prediction"].tolist() == decided
+
+
 def test_private_members_have_one_account(command_line: CommandLine) -> None:
     from lightning_priv.accountants import epsilon
 
@@ -297,6 +334,48 @@ def test_private_members_have_one_account(command_line: CommandLine) -> None:
     assert table["epsilon inf"]["epsilon_composed"] == ""
     assert (ROOT / "report/figures/privacy.png").is_file()
     assert "privacy/epsilon_composed" in rows(ROOT / "version_0/metrics.csv")[-1]
+
+
+def test_members_of_a_killed_stack_are_kept(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the finished members move to their folders, the study trains none again."""
+    from lightning_priv.workflows.multiplicity import stack
+
+    file, moved = config(mode="vmap"), []
+
+    def killed_at_the_second(folder: Path, facts: dict[str, Any]) -> None:
+        if moved:
+            raise RuntimeError("killed")
+        moved.append(folder)
+        write_record(folder, facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stack, "write_record", killed_at_the_second)
+        with pytest.raises(RuntimeError, match="killed"):
+            command_line.run("multiplicity", "--config", file)
+    assert [p.parent for p in (ROOT / "members").glob("seed*/member.ckpt")] == moved
+    shown = command_line.ok("multiplicity", "--config", file)
+    assert "3 of 3 members are there already" in shown
+    assert not list((ROOT / "members").rglob("finished.json"))
+    for k in range(3):
+        record = json.loads((ROOT / f"members/seed{k}/member.json").read_text())
+        assert record["epochs"] == 2
+
+
+def test_a_stack_does_not_stand_for_the_best_epochs(command_line: CommandLine) -> None:
+    content = yaml.safe_load(config(members=2, mode="vmap").read_text())
+    saver = "lightning.pytorch.callbacks.ModelCheckpoint"
+    content["trainer"]["callbacks"] = [
+        {"class_path": saver, "init_args": {"monitor": "val/loss", "mode": "min"}}
+    ]
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    outcome = command_line.run("multiplicity", "--config", "study.yaml")
+    assert outcome.code == 1
+    assert "keeps the best epoch of each member" in outcome.err
+    shown = command_line.ok("multiplicity", "--config", "study.yaml", "--mode", "auto")
+    assert "loop: ModelCheckpoint keeps the best epoch" in shown
+    assert shown.count("trained in") == 2
 
 
 @pytest.mark.slow

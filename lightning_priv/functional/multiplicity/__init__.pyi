@@ -24,11 +24,12 @@ from .criteria import rashomon_set as rashomon_set
 from .decisions import DEFERRED as DEFERRED
 from .decisions import Rule as Rule
 from .decisions import RuleName as RuleName
-from .decisions import binomial_p_value as binomial_p_value
+from .binomial import binomial_p_value as binomial_p_value
 from .decisions import decide as decide
 from .decisions import decide_multilabel as decide_multilabel
 from .decisions import default_rule as default_rule
-from .decisions import least_members as least_members
+from .decisions import least_calibration_samples as least_calibration_samples
+from .binomial import least_members as least_members
 from .disagreement import ambiguity as ambiguity
 from .disagreement import discrepancy as discrepancy
 from .disagreement import obscurity as obscurity

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from ._arguments import check_labels, check_probs, check_target, is_labels
 from .agreement import counts_self_consistency
+from .binomial import binomial_p_value, least_members, significant_pairs
 from .calibration import Calibration, fit_conformal, fit_consensus
 from .votes import hard_labels, top_two, vote_counts
 
@@ -19,11 +19,10 @@ __all__ = [
     "DEFERRED",
     "Rule",
     "RuleName",
-    "binomial_p_value",
     "decide",
     "decide_multilabel",
     "default_rule",
-    "least_members",
+    "least_calibration_samples",
 ]
 
 DEFERRED = -1
@@ -236,7 +235,7 @@ class Rule:
         if self.name == "threshold":
             return first >= math.ceil(self.tau * members - 1e-9)
         if self.name == "binomial":
-            return _passes_test(members, self.alpha, first.device)[first, second]
+            return significant_pairs(members, self.alpha, first.device)[first, second]
         if self.name == "self_consistency":
             return counts_self_consistency(counts) >= self.kappa - 1e-12
         assert self.calibration is not None
@@ -323,49 +322,26 @@ def default_rule(members: int) -> Rule:
     return Rule("unanimous") if members <= 5 else Rule("threshold", tau=0.8)
 
 
-def binomial_p_value(first: int, second: int) -> float:
-    """Exact two-sided p-value of n_A votes against n_B under a fair coin.
+def least_calibration_samples(rule: Rule) -> int:
+    """Least number of validation samples with which a fitted rule can decide anything.
 
-    p = min(1, 2 Pr[Bin(n_A + n_B, 1/2) >= n_A]),  n_A >= n_B;  1 if they are equal.
-
-    Args:
-        first: n_A, votes for the winner.
-        second: n_B, votes for the runner-up.
+    For sets at level alpha n >= 1 / alpha - 1; for a target risk r that must hold with probability
+    1 - delta, without one error, (1 - r)^n <= delta; for a target coverage c, with all samples
+    kept, c^n <= delta. 0 for rules that are not fitted.
 
     Example:
-        >>> binomial_p_value(6, 0), binomial_p_value(4, 4), binomial_p_value(0, 0)
-        (0.03125, 1.0, 1.0)
+        >>> least_calibration_samples(Rule("conformal", alpha=0.05))
+        19
+        >>> least_calibration_samples(Rule("calibrated", target_risk=0.05, delta=0.05))
+        59
     """
-    high, low = max(first, second), min(first, second)
-    if low < 0:
-        raise ValueError(f"votes must not be negative, got {first} and {second}")
-    if high == low:
-        return 1.0
-    return min(1.0, 2 * float(binom.sf(high - 1, high + low, 0.5)))
-
-
-def least_members(alpha: float) -> int:
-    """Least M with which a unanimous vote passes the binomial test: 2^(1 - M) <= alpha.
-
-    Example:
-        >>> [least_members(alpha) for alpha in (0.05, 0.01, 0.001)]
-        [6, 8, 11]
-    """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must be in (0, 1), got {alpha}")
-    members = 1
-    while 2.0 ** (1 - members) > alpha:
-        members += 1
-    return members
-
-
-def _passes_test(members: int, alpha: float, device: torch.device) -> Tensor:
-    """Whether (n_A, n_B) is significant, for all pairs at once, shape (M + 1, M + 1)."""
-    counts = torch.arange(members + 1)
-    first, second = counts[:, None], counts[None]
-    p = 2 * binom.sf((first - 1).numpy(), (first + second).numpy(), 0.5)
-    passes = torch.from_numpy(p <= alpha) & (first > second)
-    return passes.to(device)
+    if rule.name == "conformal":
+        return math.ceil(1 / rule.alpha - 1 - 1e-9)
+    if rule.name == "calibrated":
+        share = rule.target_coverage if rule.target_risk is None else 1 - rule.target_risk
+        assert share is not None
+        return math.ceil(math.log(rule.delta) / math.log(share) - 1e-9)
+    return 0
 
 
 def _rule(rule: RuleName | Rule, options: dict[str, Any]) -> Rule:

@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_priv.errors import ConfigurationError
 from lightning_priv.models.classifier import Classifier
 from lightning_priv.nn.stacked import unstack_state
 
 if TYPE_CHECKING:
     from .module import StackedMembers
 
-__all__ = ["export_members", "load_members", "member_classifier"]
+__all__ = [
+    "check_same_members",
+    "export_members",
+    "load_members",
+    "member_classifier",
+    "members_state",
+]
 
+_SAME = ("seeds", "order_seeds", "bootstrap_seeds", "learning_rates", "weight_decays")
 _PLAIN = ("num_classes", "manifold_lr_scale", "k_lr", "monitor")  # arguments that are no objects
 
 
@@ -81,12 +89,44 @@ def load_members(path: Path | str) -> list[dict[str, Any]]:
     ]
 
 
+def members_state(module: "StackedMembers") -> dict[str, Any]:
+    """What belongs to the members: seeds, failures, early stopping, schedulers."""
+    stopping, rates = module.stopping, module.rates
+    return {
+        **{name: getattr(module, name) for name in _SAME},
+        "hyper_parameters": module.member_hyper_parameters,
+        "scores": {name: values.tolist() for name, values in module.scores.items()},
+        "failed": module.failed,
+        "stopped": module.stopped,
+        **({"rung": module.chosen_rung} if module.chosen_rung else {}),
+        **({"stopping": stopping.state_dict()} if stopping else {}),
+        **({"rates": rates.state_dict()} if rates else {}),
+    }
+
+
+def check_same_members(module: "StackedMembers", state: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a checkpoint says of its members, or refuse one of other members.
+
+    Raises:
+        ConfigurationError: if these are other members, or none.
+    """
+    if state is None:
+        raise ConfigurationError(
+            "the checkpoint is not one of StackedMembers; load it with the class that wrote it"
+        )
+    for name in _SAME:
+        if state[name] != getattr(module, name):
+            raise ConfigurationError(
+                f"the checkpoint was written with {name}={state[name]}, this model has "
+                f"{getattr(module, name)}; use the settings of the checkpoint"
+            )
+    return state
+
+
 def _stored(module: "StackedMembers") -> dict[str, Any]:
-    checkpoint: dict[str, Any] = {}
-    module.on_save_checkpoint(checkpoint)
     attached = module._trainer is not None
     return {
-        **checkpoint["members"],
+        **members_state(module),
         "epoch": module.current_epoch if attached else 0,
         "global_step": module.global_step if attached else 0,
     }

@@ -1,15 +1,12 @@
-"""Early stopping and learning rates of single members."""
+"""Early stopping of single members."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch import Tensor
 
-__all__ = ["MemberEarlyStopping", "MemberRates", "Stopping"]
+__all__ = ["MemberEarlyStopping", "Stopping"]
 
 
 @dataclass(frozen=True)
@@ -71,55 +68,3 @@ class Stopping:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from ``state_dict``."""
         self.best, self.waited = state["best"].cpu(), state["waited"].cpu()
-
-
-class MemberRates:
-    """Learning rates that differ between members, or come to differ by a plateau schedule.
-
-    Each member has a scheduler of its own on an optimizer of one idle number.
-
-    Args:
-        optimizer: makes an optimizer from parameter groups.
-        scheduler: makes a scheduler from an optimizer; None: constant rates.
-        rates: one learning rate a member.
-    """
-
-    def __init__(
-        self,
-        optimizer: Callable[[Any], Optimizer],
-        scheduler: Callable[[Optimizer], Any] | None,
-        rates: Sequence[float],
-    ) -> None:
-        idle = [nn.Parameter(torch.zeros(1)) for _ in rates]
-        self.optimizers = [
-            optimizer([{"params": [p], "lr": rate}]) for p, rate in zip(idle, rates, strict=True)
-        ]
-        self.schedulers = [] if scheduler is None else [scheduler(o) for o in self.optimizers]
-
-    def rates(self) -> Tensor:
-        """Learning rate of each member now, shape (M,), float64."""
-        return torch.tensor([o.param_groups[0]["lr"] for o in self.optimizers], dtype=torch.float64)
-
-    def step(self, scores: Tensor | None) -> None:
-        """End an epoch; a plateau schedule waits for validation scores (M,)."""
-        for m, (optimizer, scheduler) in enumerate(
-            zip(self.optimizers, self.schedulers, strict=False)
-        ):
-            if not isinstance(scheduler, ReduceLROnPlateau):
-                optimizer.step()  # torch warns if a scheduler steps before its optimizer
-                scheduler.step()
-            elif scores is not None:
-                scheduler.step(float(scores[m]))
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """States of the schedulers, and the rates."""
-        rates = self.rates().tolist()
-        states = [s.state_dict() for s in self.schedulers] or [{} for _ in rates]
-        return [{"lr": rate, "scheduler": state} for rate, state in zip(rates, states, strict=True)]
-
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Continue from ``state_dict``."""
-        for m, state in enumerate(states):
-            self.optimizers[m].param_groups[0]["lr"] = state["lr"]
-            if self.schedulers:
-                self.schedulers[m].load_state_dict(state["scheduler"])

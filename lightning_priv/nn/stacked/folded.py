@@ -55,9 +55,13 @@ def folded_forward(stack: nn.Module, chain: Chain, members: int, x: Tensor) -> T
 
 
 def _fold(x: Tensor) -> Tensor:
-    """(M, B, C, H, W) to (B, M C, H, W) in channels-last memory."""
+    """(M, B, C, H, W) to (B, M C, H, W) in channels-last memory.
+
+    With one channel the reshape alone is a view, in whose strides the kernels see no channels-last
+    memory: convolution and pooling then take several times as long.
+    """
     m, b, c, h, w = x.shape
-    return x.permute(1, 3, 4, 0, 2).reshape(b, h, w, m * c).permute(0, 3, 1, 2)
+    return x.permute(1, 3, 4, 0, 2).reshape(b, h, w, m * c).contiguous().permute(0, 3, 1, 2)
 
 
 def _unfold(x: Tensor, members: int) -> Tensor:

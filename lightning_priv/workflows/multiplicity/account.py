@@ -7,7 +7,7 @@ from typing import Any
 from lightning_priv.accountants import epsilon
 from lightning_priv.reports.tables import Cell
 
-from .train import member_record
+from .trained import member_record
 
 __all__ = ["composed_account", "member_epsilon"]
 

@@ -12,7 +12,7 @@ from lightning_priv.errors import ConfigurationError, PrivacyError
 from lightning_priv.functional.multiplicity import RashomonSet, rashomon_set
 from lightning_priv.reports.multiplicity_votes import Votes
 
-from .train import member_record
+from .trained import member_record
 
 __all__ = ["SetCriterion", "TooFewMembersError", "choose", "validation_values"]
 
@@ -54,6 +54,11 @@ class SetCriterion:
             raise ValueError(f"criterion.epsilon={self.epsilon}: give a number of at least 0")
         if not 0 < self.alpha < 1:
             raise ValueError(f"criterion.alpha={self.alpha}: give a number between 0 and 1")
+
+    @property
+    def by_votes(self) -> bool:
+        """Whether the metric is computed from the votes, not read from what members logged."""
+        return self.monitor == _ACCURACY
 
     @property
     def sign(self) -> int:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_priv.callbacks import EnsembleAbstention
 from lightning_priv.functional.multiplicity import RashomonSet
 from lightning_priv.reports.multiplicity_study import Row, member_rows
 from lightning_priv.reports.multiplicity_votes import Votes
@@ -11,7 +10,7 @@ from lightning_priv.reports.multiplicity_votes import Votes
 from .account import composed_account, member_epsilon
 from .choose import SetCriterion, validation_values
 from .plan import MemberPlan
-from .train import Trained
+from .trained import Trained
 
 if TYPE_CHECKING:
     from .run import Options
@@ -75,7 +74,6 @@ def criterion_row(
 
 def notes(
     options: "Options",
-    callback: EnsembleAbstention,
     trained: Trained,
     validation: Votes | None,
     main: list[int],
@@ -110,11 +108,6 @@ def notes(
                 if validation is not None and options.criterion.name != "all"
                 else ""
             )
-        )
-    if callback.rule.needs_calibration and 1 < len(inside) < len(main):
-        found.append(
-            "The rule was fitted on the samples on which the set was chosen: its guarantee holds "
-            "for a fixed set; set criterion.name: all for the strict form."
         )
     if len(inside) == 1 and len(main) > 1:
         found.append("One member alone is in the set; a larger criterion.epsilon admits more.")

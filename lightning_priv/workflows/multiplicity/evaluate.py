@@ -17,8 +17,9 @@ from lightning_priv.nn.member_files import MemberState, duplicates, fill, read_m
 from lightning_priv.reports.multiplicity_votes import Votes
 
 from .plan import MemberPlan
+from .quiet import quiet
 from .recipe import Recipe
-from .train import CONFIG_FILE, quiet
+from .trained import CONFIG_FILE
 
 __all__ = ["check_splits", "evaluate", "members_of_plans"]
 

@@ -20,12 +20,14 @@ from lightning_priv.reports.multiplicity_study import Study
 from lightning_priv.reports.multiplicity_votes import Votes
 
 from .account import composed_account
+from .calibrate import ValidationParts, validation_parts
 from .choose import SetCriterion, TooFewMembersError, choose, validation_values
 from .describe import criterion_row, members_table, notes
 from .evaluate import check_splits, evaluate, members_of_plans
 from .plan import MemberPlan, MemberSet, Source, Variation, planned_sets
 from .rows import driver_rows, sweep_rows
-from .train import Mode, Trained, train_missing
+from .train import train_missing
+from .trained import Mode, Trained
 
 __all__ = ["Options", "StudyResult", "run"]
 
@@ -49,6 +51,7 @@ class Options:
     epsilons: list[float] | None = None
     sweep_members: int | None = None
     match_sensitivity: float | None = None
+    match_specificity: float | None = None
     report_dir: str | None = None
     allow_same_split: bool = False
 
@@ -63,6 +66,11 @@ class Options:
             raise ValueError(f"members={self.members}: give at least 1")
         if self.sweep_members is not None and self.sweep_members < 2:
             raise ValueError(f"sweep_members={self.sweep_members}: give at least 2")
+
+        if self.match_sensitivity is not None and self.match_specificity is not None:
+            raise ValueError(
+                "give match_sensitivity or match_specificity: one fixes the thresholds"
+            )
 
     @property
     def checkpoints(self) -> list[str] | None:
@@ -133,27 +141,32 @@ def run(
         seed_everything(_base(recipe), verbose=False)
     # the module's own metrics are those of the first member
     shown = copy.deepcopy(nets[0])
-    validation, test = evaluate(trainer, callback, nets, names, shown, datamodule)
-    if validation is not None:
-        check_splits(validation, test, options.allow_same_split)
-        if options.match_sensitivity is not None:
-            validation, test = _rethreshold(validation, test, options.match_sensitivity)
+    everything, test = evaluate(trainer, callback, nets, names, shown, datamodule)
+    parts: ValidationParts | None = None
+    if everything is not None:
+        check_splits(everything, test, options.allow_same_split)
+        parts = validation_parts(everything, callback.rule, options.criterion)
+        if options.match_sensitivity is not None or options.match_specificity is not None:
+            parts, test = _rethreshold(parts, test, options)
     elif options.criterion.name != "all":
         raise ConfigurationError(
             "there are no validation samples to choose the set on; give the data module a "
             "validation part (val_size), or set criterion.name: all"
         )
+    validation = None if parts is None else parts.choosing
     main = _indices(sets[0], names) if sets else list(range(len(names)))
     picked = _choose(options.criterion, validation, paths, main)
     inside = [number for number, kept in zip(main, picked.members.tolist(), strict=True) if kept]
     if len(inside) < 2 and len(main) > 1:
         say(f"only {len(inside)} of {len(main)} members are in the set; see members.csv")
-    if validation is not None:
-        callback.fit_rule(validation.select(inside))
+    if parts is not None:
+        callback.fit_rule(parts.calibrating.select(inside))
     study = Study(
         votes=test.select(inside),
         rule=_rule(callback, len(inside)),
         baseline=_baseline(callback, picked, main, inside),
+        label_rules=callback.label_rules,
+        defer=callback.defer,
         members=members_table(names, paths, plans, validation, test, main, picked, options),
         class_names=_class_names(datamodule),
         data=type(datamodule).__name__ if datamodule is not None else "",
@@ -166,22 +179,25 @@ def run(
         capacity=sweep_rows("capacity", sets, names, test, paths, nets),
         privacy=sweep_rows("privacy", sets, names, test, paths, nets),
         account=composed_account(paths),
-        notes=notes(options, callback, trained, validation, main, inside, paths),
+        notes=notes(options, trained, validation, main, inside, paths)
+        + ([parts.note] if parts is not None and parts.note else []),
     )
     directory = Path(
         options.report_dir or callback.report_dir or f"{trainer.default_root_dir}/report"
     )
     report = publish(trainer, directory, study, callback.defer_value, log_numbers=True)
-    if trainer.is_global_zero and not study.votes.multilabel:
+    if trainer.is_global_zero:
         chosen = [nets[number] for number in inside]
         names_of_classes = None if study.class_names is None else list(study.class_names)
         cuts = study.votes.thresholds
         ensemble = EnsembleModule(
             chosen,
-            study.rule,
+            study.label_rules or study.rule,
             callback.output,
             class_names=names_of_classes,
             thresholds=None if cuts is None else cuts.tolist(),
+            multilabel=study.votes.multilabel,
+            defer=study.defer,
         )
         ensemble.save(directory / "ensemble.ckpt")
     return StudyResult(study, trained, report)
@@ -263,16 +279,22 @@ def _class_names(datamodule: LightningDataModule | None) -> tuple[str, ...] | No
     return None if names is None else tuple(map(str, names))
 
 
-def _rethreshold(validation: Votes, test: Votes, sensitivity: float) -> tuple[Votes, Votes]:
+def _rethreshold(
+    parts: ValidationParts, test: Votes, options: Options
+) -> tuple[ValidationParts, Votes]:
+    validation = parts.choosing
     if validation.task != "binary" or validation.target is None:
         raise ConfigurationError(
-            "match_sensitivity chooses the threshold of each member on validation, which needs two "
-            f"classes and targets; this task is {validation.task}"
+            "match_sensitivity and match_specificity choose the threshold of each member on "
+            f"validation, which needs two classes and targets; this task is {validation.task}"
         )
     thresholds = matched_thresholds(
-        validation.metric_probs.double(), validation.target, sensitivity=sensitivity
+        validation.metric_probs.double(),
+        validation.target,
+        sensitivity=options.match_sensitivity,
+        specificity=options.match_specificity,
     )
-    return replace(validation, thresholds=thresholds), replace(test, thresholds=thresholds)
+    return parts.with_thresholds(thresholds), replace(test, thresholds=thresholds)
 
 
 def _indices(one: MemberSet, names: Sequence[str]) -> list[int]:

@@ -63,6 +63,15 @@ def batch(make: Any) -> tuple[Tensor, Tensor]:
     return x, torch.randint(10, (3, 6))
 
 
+def test_images_of_one_channel_lie_channels_last() -> None:
+    """A view would do for the values, but the kernels take several times as long on it."""
+    for channels in (1, 3):
+        x = torch.randn(4, 5, channels, 6, 6)
+        together = folded._fold(x)
+        assert together.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(folded._unfold(together, 4), x)
+
+
 @pytest.mark.parametrize(("make", "rung"), CASES)
 def test_gradients_are_those_of_the_plain_networks(make: Any, rung: str) -> None:
     nets = [make().double() for _ in range(3)]
