@@ -65,6 +65,11 @@ class Softmax:
         z = self.to_outputs(u)
         return (z.logsumexp(-1) - (z * y).sum(-1)).sum(-1)
 
+    def losses(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (m,) and its slope in z, for logits and targets laid out (1, C, m)."""
+        log_p = z.log_softmax(1)
+        return -(log_p * y).sum((0, 1)), log_p.exp_().sub_(y)
+
     def residual(self, u: Tensor, y: Tensor) -> Tensor:
         """Gradient of the loss in ``u``."""
         return self.output_residual(self.to_outputs(u), y) @ self.basis(u)
@@ -180,6 +185,10 @@ class Bernoulli:
         """Negative log-likelihood summed over outputs, (...)."""
         return functional.softplus((1 - 2 * y) * u).sum((-2, -1))
 
+    def losses(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (m,) and its slope in z, for log-odds and targets laid out (count, 1, m)."""
+        return self.loss(z.movedim(-1, 0), y.movedim(-1, 0)), self.residual(z, y)
+
     def residual(self, u: Tensor, y: Tensor) -> Tensor:
         """P - y with full relative accuracy."""
         sign = 1 - 2 * y
@@ -274,6 +283,10 @@ class Gaussian:
         """Negative log-likelihood summed over outputs, (...)."""
         constant = 0.5 * math.log(2 * math.pi * self.noise_variance)
         return (0.5 * (u - y).square() / self.noise_variance + constant).sum((-2, -1))
+
+    def losses(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (m,) and its slope in z, for means and targets laid out (count, 1, m)."""
+        return self.loss(z.movedim(-1, 0), y.movedim(-1, 0)), self.residual(z, y)
 
     def residual(self, u: Tensor, y: Tensor) -> Tensor:
         """(u - y) / noise_variance."""
