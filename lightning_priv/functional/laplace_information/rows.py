@@ -67,6 +67,17 @@ class Rows:
             yield Chunk(start, x, y, weight)
             start += len(x)
 
+    def narrow(self, limit: int | None) -> Iterator[Chunk]:
+        """The chunks, divided so that K numbers a row stay below ``limit`` bytes, if it is given."""
+        step = self.n or 1
+        if limit is not None:
+            step = max(1, limit // (self.num_parameters * self.dtype.itemsize))
+        for chunk in self:
+            for start in range(0, len(chunk.x), step):
+                part = slice(start, start + step)
+                weight = None if chunk.weight is None else chunk.weight[part]
+                yield Chunk(chunk.start + start, chunk.x[part], chunk.y[part], weight)
+
     def weighted(self, weights: Tensor | None) -> "Rows":
         """The same rows with other weights, (n,)."""
         if weights is not None:
