@@ -76,6 +76,9 @@ class PrivacyTrainer(Trainer):
         figures: bool = True,
         wandb: bool = True,
         log_private: bool = False,
+        memory_gib: float = 4.0,
+        sets: str | None = None,
+        sets_estimator: Literal["alo", "exact"] = "exact",
     ) -> SampleScores:
         """Score how much each training sample tells a linear probe on the network's features.
 
@@ -91,7 +94,7 @@ class PrivacyTrainer(Trainer):
             covariance: covariances of the posterior to report; the first one ranks.
             estimator: how the posterior without a sample is had; ``retrain`` is the paper's loop.
             head: kind of targets; by default it follows from the labels.
-            sketch_dim: random vectors of ``alo_sketch``.
+            sketch_dim: random vectors of ``alo_sketch``, and of the baseline ``trak``.
             refine_top_k: compute the highest k scores again by exact leave-one-out.
             standardize: ``zscore`` standardises features, ``l2`` scales samples to length 1.
             max_samples: score only so many samples, evenly spaced.
@@ -101,7 +104,7 @@ class PrivacyTrainer(Trainer):
             dtype: precision of the probe.
             chunk_rows: samples that the probe works on at once.
             device: where the probe is computed; ``auto`` is a GPU if there is one.
-            baselines: other scores to put beside it.
+            baselines: other scores to put beside it; ``forgetting`` needs ``train``.
             cv_folds: folds of the cross-validated baselines.
             seed: seed of sketches and folds.
             protocol: of ``retrain``: ``paper``, or ``matched`` with weight decay lambda / n.
@@ -113,6 +116,10 @@ class PrivacyTrainer(Trainer):
             figures: draw figures, which takes some seconds.
             wandb: also send tables and figures to the loggers.
             log_private: also log under a private strategy, where epsilon does not cover it.
+            memory_gib: larger features are read from their file in pieces.
+            sets: also score whole sets: ``classes``, or a .npy file with a set number for each
+                sample id (negative: none).
+            sets_estimator: ``exact`` fits without each set; ``alo`` is good for small sets only.
         """
         from lightning_priv.workflows import sample_information
 

@@ -1,6 +1,7 @@
-"""Features of all training samples, gathered from all processes, kept until they are scored."""
+"""Features of the training samples, each process its own, kept in files until they are scored."""
 
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,38 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_priv.functional import Shards
-from lightning_priv.reports.information import load_features, save_features
+from lightning_priv.reports.information.parts import (
+    FeaturePart,
+    find_parts,
+    share_parts,
+    write_part,
+)
 
 from ._layer_features import LayerFeatures, undisturbed, weights_digest
 from ._training_samples import TrainingSamples, take_apart
 
-__all__ = ["extract", "features_file"]
+__all__ = ["extract", "features_folder", "own_outputs"]
 
 _log = logging.getLogger(__name__)
 
-Features = tuple[Tensor, Tensor, Tensor]  # ids, features, labels, sorted by id
 
-
-def features_file(
-    folder: Path, pl_module: LightningModule, samples: TrainingSamples, layer: str
+def features_folder(
+    store: Path, pl_module: LightningModule, samples: TrainingSamples, layer: str, shards: Shards
 ) -> Path:
-    """Where the features of this network on these samples are kept.
+    """Where the features of this network on these samples are kept; the same on every process.
 
     The name follows from the weights, the layer, the sample ids and the contents of nine samples,
     so that another network or data set never takes them.
     """
-    ids = getattr(samples, "ids", torch.arange(0))
-    some = np.unique(np.linspace(0, len(ids) - 1, 9).astype(int)).tolist() if len(ids) else []
-    seen = [torch.as_tensor(x).numpy() for x in samples.inputs_of(some) if _is_array(x)]
-    name = weights_digest(pl_module, layer, len(samples), ids.numpy(), *seen)
-    return folder / f"{name}.npz"
+    box: list[str] = [""]
+    if shards.rank == 0:
+        ids = getattr(samples, "ids", torch.arange(0))
+        some = np.unique(np.linspace(0, len(ids) - 1, 9).astype(int)).tolist() if len(ids) else []
+        seen = [torch.as_tensor(x).numpy() for x in samples.inputs_of(some) if _is_array(x)]
+        box[0] = weights_digest(pl_module, layer, len(samples), ids.numpy(), *seen)
+    if shards.world_size > 1:
+        torch.distributed.broadcast_object_list(box, src=0)
+    return store / box[0]
 
 
 def extract(
@@ -45,9 +53,12 @@ def extract(
     samples: TrainingSamples,
     layer: Any,
     shards: Shards,
-    file: Path | None,
-) -> tuple[Features, str]:
-    """Features of all samples on every process, and the name of the layer.
+    folder: Path,
+) -> tuple[FeaturePart, str]:
+    """Features of this process's samples, in a file that is read where it lies, and the layer.
+
+    No process ever holds more than a batch of features. What an earlier run left in the folder is
+    taken, if every process finds all of it, on any number of processes.
 
     Args:
         trainer: the run.
@@ -56,56 +67,55 @@ def extract(
         samples: which samples.
         layer: see ``LayerFeatures``.
         shards: this process among those that share the samples.
-        file: read the features from here, if the file is there on rank zero; else write them here.
+        folder: of these features.
     """
     reader = LayerFeatures(pl_module, layer)
-    stored = None
-    if file is not None and shards.rank == 0 and file.is_file():
-        _log.info("LSIProbe goes on from the features in %s", file)
-        stored = load_features(file)
-    stored = _from_rank_zero(stored, shards)
-    if stored is not None:
-        return stored, str(reader.name)
+    kept = find_parts(folder)
+    everywhere = float(shards.sum(torch.tensor(float(bool(kept))))) == shards.world_size
+    if everywhere:
+        _log.info("LSIProbe goes on from the features in %s", folder)
+        return share_parts(folder, kept, shards.rank, shards.world_size), str(reader.name)
     with undisturbed(trainer, pl_module):
-        ids, features, labels = _own_features(
-            trainer, pl_module, datamodule, samples, reader, shards
-        )
-    if shards.world_size > 1:
-        device = pl_module.device  # nccl takes tensors of the GPU only
-        everyone, features = (t.cpu() for t in shards.gather(features.to(device), ids.to(device)))
-        labels = shards.gather(labels.to(device), ids.to(device))[1].cpu()
-        ids = everyone
-    else:
-        order = ids.argsort(stable=True)
-        ids, features, labels = ids[order], features[order], labels[order]
-    if file is not None and shards.rank == 0:
-        save_features(file, ids, features, labels)
-    return (ids, features, labels), str(reader.name)
+        batches = _batches(trainer, pl_module, datamodule, samples, reader, shards)
+        part = write_part(folder, batches, shards.rank, shards.world_size)
+    return part, str(reader.name)
 
 
-def _own_features(
+def own_outputs(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    datamodule: LightningDataModule | None,
+    samples: TrainingSamples,
+    evaluate: Callable[[Any, Any], Tensor],
+    shards: Shards,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Ids, ``evaluate(batch, inputs)`` and labels of this process's batches, on the CPU.
+
+    Call it inside ``undisturbed``.
+    """
+    for batch in samples.batches(shards.rank, shards.world_size):
+        whole = trainer.precision_plugin.convert_input(batch.whole)
+        whole = _transferred(whole, pl_module, datamodule)
+        found = evaluate(whole, take_apart(whole)[0])
+        yield batch.ids.cpu(), found, batch.labels.cpu()
+
+
+def _batches(
     trainer: Trainer,
     pl_module: LightningModule,
     datamodule: LightningDataModule | None,
     samples: TrainingSamples,
     reader: LayerFeatures,
     shards: Shards,
-) -> Features:
-    """Features of this process's batches."""
-    found: list[Features] = []
-    for batch in samples.batches(shards.rank, shards.world_size):
-        whole = trainer.precision_plugin.convert_input(batch.whole)
-        whole = _transferred(whole, pl_module, datamodule)
-        features = reader(whole, take_apart(whole)[0])
-        found.append((batch.ids.cpu(), features, batch.labels.cpu()))
-    if not found:  # fewer batches than processes: take the shapes of the first batch
-        first = next(iter(samples.batches()))
-        whole = _transferred(trainer.precision_plugin.convert_input(first.whole), pl_module,
-                             datamodule)  # fmt: skip
-        features = reader(whole, take_apart(whole)[0])
-        found = [(first.ids.cpu()[:0], features[:0], first.labels.cpu()[:0])]
-    ids, features, labels = (torch.cat(part) for part in zip(*found, strict=True))
-    return ids, features, labels
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Those of this process; with fewer batches than processes, the first one without its rows."""
+    mine = own_outputs(trainer, pl_module, datamodule, samples, reader, shards)
+    first = next(mine, None)
+    if first is None:
+        first = next(own_outputs(trainer, pl_module, datamodule, samples, reader, Shards()))
+        first = (first[0][:0], first[1][:0], first[2][:0])
+    yield first
+    yield from mine
 
 
 def _transferred(
@@ -120,15 +130,6 @@ def _transferred(
     batch = owner("on_before_batch_transfer")(batch, 0)
     batch = owner("transfer_batch_to_device")(batch, pl_module.device, 0)
     return owner("on_after_batch_transfer")(batch, 0)
-
-
-def _from_rank_zero(stored: Features | None, shards: Shards) -> Features | None:
-    """What rank zero has read, on every process."""
-    if shards.world_size == 1:
-        return stored
-    box: list[Features | None] = [stored]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 def _is_array(value: Any) -> bool:

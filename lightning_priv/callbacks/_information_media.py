@@ -18,6 +18,7 @@ from lightning_priv.reports.information import (
     detection_table,
     informative_grid,
     ranking_table,
+    sets_table,
 )
 from lightning_priv.reports.information.grids import as_picture, extreme_rows
 from lightning_priv.reports.information.studies import order_drift
@@ -129,6 +130,8 @@ def log_information(
         log_media(trainer, f"{prefix}/classes", class_table(shown.scores, shown.class_names))
     if "detection" in summary:
         log_media(trainer, f"{prefix}/detection", detection_table(shown.scores))
+    if shown.scores.sets is not None:
+        log_media(trainer, f"{prefix}/sets", sets_table(shown.scores, shown.class_names))
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             _log_pictures(logger, prefix, shown)

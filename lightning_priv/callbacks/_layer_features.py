@@ -16,7 +16,7 @@ from lightning_priv.errors import UnsupportedModuleError
 from lightning_priv.functional import log_map_origin, to_point
 from lightning_priv.functional.poincare import ball_log_map_origin
 
-__all__ = ["LayerFeatures", "undisturbed", "weights_digest"]
+__all__ = ["LayerFeatures", "forward", "undisturbed", "weights_digest"]
 
 FeatureFunction = Callable[[Any], Tensor]
 
@@ -66,7 +66,7 @@ class LayerFeatures:
         taken: list[Tensor] = []
         handle = self._listen(self.head, taken)
         try:
-            _forward(self.pl_module, inputs)
+            forward(self.pl_module, inputs)
         finally:
             handle.remove()
         if not taken:
@@ -90,7 +90,7 @@ class LayerFeatures:
         heads = [m for m in self.pl_module.modules() if isinstance(m, kinds)]
         handles = [h.register_forward_pre_hook(lambda m, _: called.append(m)) for h in heads]
         try:
-            _forward(self.pl_module, inputs)
+            forward(self.pl_module, inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -120,20 +120,17 @@ class LayerFeatures:
         return log_map_origin(points, head.k).movedim(-1, 1)
 
 
-def _forward(pl_module: LightningModule, inputs: Any) -> None:
+def forward(pl_module: LightningModule, inputs: Any) -> Any:
+    """What the network gives for inputs, by its ``lsi_forward`` if it has one."""
     own = getattr(pl_module, "lsi_forward", None)
     if own is not None:
-        own(inputs)
-        return
+        return own(inputs)
     if not is_overridden("forward", pl_module):
         raise UnsupportedModuleError(
             f"{type(pl_module).__name__} has no forward; write forward(x) or lsi_forward(x) in it, "
             "or give a function of the batch as feature_layer"
         )
-    if isinstance(inputs, dict):
-        pl_module(**inputs)
-    else:
-        pl_module(inputs)
+    return pl_module(**inputs) if isinstance(inputs, dict) else pl_module(inputs)
 
 
 def _length(inputs: Any) -> int | None:

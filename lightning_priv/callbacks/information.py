@@ -1,28 +1,31 @@
 """Laplace sample information of the training samples of any Lightning project."""
 
 import logging
-import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_priv.errors import ConfigurationError, PrivacyError
+from lightning_priv.errors import PrivacyError
 from lightning_priv.functional import Shards
 from lightning_priv.protocols import PrivateStrategy
 from lightning_priv.reports.information import Corruption, SampleScores, Scoring, write_scores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
 
-from ._extraction import extract, features_file
+from ._extraction import extract, features_folder
+from ._forgetting import ForgettingHistory, look
 from ._information_media import Samples, log_information, log_order_drift
 from ._once import OnceCallback
 from ._training_samples import TrainingSamples, find_samples
+from ._weight_decay import weight_decay
 from .media import log_media, run_directory
 
 __all__ = ["LSIProbe"]
@@ -36,11 +39,14 @@ class LSIProbe(OnceCallback):
     Laplace sample information (Kaiser et al., ICLR 2025): the KL divergence between the Laplace
     posterior of the probe with all samples and without one, in nats. The features are what goes
     into the network's last linear layer, in evaluation mode and without augmentation; every sample
-    is read once, on any number of processes. The training is left as it is, bit for bit.
+    is read once, on any number of processes. Each keeps the features of its share in a file, which
+    is read in pieces if it is large (``memory_gib``); sums go over all processes, nothing is padded
+    and only the scores are gathered. The training is left as it is, bit for bit.
 
     Written below ``<run directory>/lsi/epoch=XX``: ``scores.csv`` (and ``scores.parquet`` with
-    pyarrow), ``summary.json``, ``probe.pt`` and figures. Logged: ``lsi/mean, std, max``, with
-    ``corrupt`` also ``lsi/auroc/<score>`` and ``lsi/ap/<score>``, tables and figures.
+    pyarrow), ``summary.json``, ``probe.pt`` and figures, with ``sets`` also ``sets.csv``. Logged:
+    ``lsi/mean, std, max``, with ``corrupt`` also ``lsi/auroc/<score>`` and ``lsi/ap/<score>``,
+    tables and figures.
 
     The scores are computed from training samples without noise. Under a private strategy they are
     covered by no epsilon: the files go to ``<run directory>/private/lsi``, with a note, and nothing
@@ -65,7 +71,7 @@ class LSIProbe(OnceCallback):
             ``lsi_full_curv`` alone does not; ``alo_sketch`` adds that change; ``exact`` by
             leave-one-out; ``self`` without a step; ``retrain`` by the paper's training loop.
         head: kind of targets; by default it follows from the labels.
-        sketch_dim: random vectors of ``alo_sketch``.
+        sketch_dim: random vectors of ``alo_sketch``, and of the baseline ``trak``.
         refine_top_k: compute the highest k scores again by exact leave-one-out.
         standardize: ``zscore`` standardises each feature, ``l2`` scales each sample to length 1.
         max_samples: score only so many samples, evenly spaced.
@@ -75,7 +81,10 @@ class LSIProbe(OnceCallback):
         dtype: precision of the probe.
         chunk_rows: samples that the probe works on at once.
         device: where the probe is computed; ``auto`` is a GPU if there is one.
-        baselines: other scores to put beside it.
+        baselines: other scores to put beside it. ``forgetting`` counts during the training, after
+            each epoch, how often the network is wrong on a sample that it was right on before (in
+            evaluation mode, one more pass over the samples); ``knn_shapley`` holds all features of
+            all processes in memory.
         cv_folds: folds of the cross-validated baselines.
         seed: seed of sketches and folds.
         protocol: of ``estimator: retrain``, see ``Scoring``.
@@ -89,6 +98,12 @@ class LSIProbe(OnceCallback):
         wandb: also send tables and figures to the loggers; files are written in any case.
         log_private: also log under a private strategy, where epsilon does not cover it.
         fail: ``raise``, or ``warn`` to let the training go on if the scoring fails.
+        memory_gib: features of a process up to this size are held in memory, larger ones are read
+            from their file in pieces, ``chunk_rows`` at a time.
+        sets: also score whole sets of samples: ``classes``, or a .npy file with the number of the
+            set of each sample id (negative: of none).
+        sets_estimator: ``exact`` fits the probe without each set; ``alo`` takes one Newton step,
+            which is good for small sets only.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -127,6 +142,9 @@ class LSIProbe(OnceCallback):
         wandb: bool = True,
         log_private: bool = False,
         fail: Literal["raise", "warn"] = "raise",
+        memory_gib: float = 4.0,
+        sets: str | None = None,
+        sets_estimator: Literal["alo", "exact"] = "exact",
     ) -> None:
         for name, value, least in (
             ("every_n_epochs", every_n_epochs, 1),
@@ -153,6 +171,9 @@ class LSIProbe(OnceCallback):
             cv_folds=cv_folds,
             seed=seed,
             protocol=protocol,
+            memory_gib=memory_gib,
+            sets=sets,
+            sets_estimator=sets_estimator,
         )
         self.feature_layer = feature_layer
         self.when = when
@@ -172,6 +193,7 @@ class LSIProbe(OnceCallback):
         self.fail = fail
         self.scores: SampleScores | None = None  # of the last scoring, on every process
         self._history: dict[int, np.ndarray[Any, Any]] = {}
+        self._forgetting = ForgettingHistory()
         self._rests = False
         self._ended = False
 
@@ -181,6 +203,7 @@ class LSIProbe(OnceCallback):
         """Rest if an earlier LSIProbe is there; say what is not covered by epsilon."""
         self._rests = self.is_repeated(trainer)
         self._history, self._ended = {}, False
+        self._forgetting = ForgettingHistory()  # a checkpoint is loaded after this
         if not self._rests and stage == "fit" and self._private(trainer):
             rank_zero_warn(
                 "LSIProbe computes scores from training samples without noise, and epsilon does "
@@ -189,7 +212,9 @@ class LSIProbe(OnceCallback):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score every so many epochs."""
+        """Count what the network has forgotten, if asked for; score every so many epochs."""
+        if self._counts:
+            self._try(trainer, pl_module, self._look)
         if self.when == "every_n_epochs" and not (trainer.current_epoch + 1) % self.every_n_epochs:
             self._try(trainer, pl_module)
 
@@ -210,14 +235,32 @@ class LSIProbe(OnceCallback):
         if len(self._history) > 1 and self._may_log(trainer) and trainer.is_global_zero:
             log_order_drift(trainer, self._prefix(trainer), self._history)
 
-    def _try(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted of forgetting so far; nothing without that baseline."""
+        return {"forgetting": self._forgetting.state_dict()} if self._counts else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting from a checkpoint."""
+        if "forgetting" in state_dict:
+            self._forgetting.load_state_dict(state_dict["forgetting"])
+
+    @property
+    def _counts(self) -> bool:
+        return "forgetting" in self.scoring.baselines
+
+    def _try(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        act: Callable[[Trainer, LightningModule], Any] | None = None,
+    ) -> None:
         if self._rests:
             return
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             _log.info("LSIProbe does nothing with fast_dev_run")
             return
         try:
-            self.score(trainer, pl_module)
+            (act or self.score)(trainer, pl_module)
         except (PrivacyError, RuntimeError, TypeError, ValueError) as error:
             if self.fail == "raise":
                 raise
@@ -241,29 +284,18 @@ class LSIProbe(OnceCallback):
         Returns:
             The table of scores, on every process.
         """
-        if datamodule is None:
-            datamodule = getattr(trainer, "datamodule", None)
-        shards = Shards.of_process_group() if trainer.world_size > 1 else Shards()
-        samples = find_samples(
-            trainer,
-            pl_module,
-            datamodule,
-            self.eval_transform,
-            self.classes,
-            self.max_samples,
-            self.batch_size,
-        )
+        datamodule, samples, shards = self._samples(trainer, pl_module, datamodule)
         store = Path(trainer.default_root_dir) / ("private" if self._private(trainer) else "")
-        file = None
-        if shards.rank == 0:
-            file = features_file(
-                store / "lsi_features", pl_module, samples, str(self.feature_layer)
-            )
-        (ids, features, labels), layer = extract(
-            trainer, pl_module, datamodule, samples, self.feature_layer, shards, file
+        folder = features_folder(
+            store / "lsi_features", pl_module, samples, str(self.feature_layer), shards
         )
-        scoring = self._resolved(trainer, pl_module, datamodule, len(ids))
-        scores = scoring.score(features, labels, ids, self.corrupt, shards)
+        own, layer = extract(
+            trainer, pl_module, datamodule, samples, self.feature_layer, shards, folder
+        )
+        total = int(shards.sum(torch.tensor(float(len(own.ids)))))
+        scoring = self._resolved(trainer, pl_module, datamodule, total)
+        given = {"forgetting": self._forgetting.of(own.ids)} if self._counts else {}
+        scores = scoring.score(own.features, own.labels, own.ids, self.corrupt, shards, given)
         epoch = self._epoch(trainer)
         scores.facts.update(
             feature_layer=layer,
@@ -277,9 +309,34 @@ class LSIProbe(OnceCallback):
         self._history[epoch] = scores.columns[scores.primary]
         if trainer.is_global_zero:
             self._report(trainer, scores, samples, datamodule)
-            if file is not None and not self.keep_features:
-                file.unlink(missing_ok=True)
+        if not self.keep_features:  # every process removes what it finds: disks may differ
+            shutil.rmtree(folder, ignore_errors=True)
         return scores
+
+    def _samples(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        datamodule: LightningDataModule | None = None,
+    ) -> tuple[LightningDataModule | None, TrainingSamples, Shards]:
+        if datamodule is None:
+            datamodule = getattr(trainer, "datamodule", None)
+        samples = find_samples(
+            trainer,
+            pl_module,
+            datamodule,
+            self.eval_transform,
+            self.classes,
+            self.max_samples,
+            self.batch_size,
+        )
+        several = trainer.world_size > 1
+        return datamodule, samples, Shards.of_process_group() if several else Shards()
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """One look of the forgetting count, at all samples, each process at its share."""
+        datamodule, samples, shards = self._samples(trainer, pl_module)
+        look(self._forgetting, trainer, pl_module, datamodule, samples, shards)
 
     def _resolved(
         self,
@@ -296,20 +353,7 @@ class LSIProbe(OnceCallback):
         scoring = replace(self.scoring, num_classes=classes)
         if not self._from_weight_decay:
             return scoring
-        decays = {
-            float(group.get("weight_decay", 0.0))
-            for optimizer in trainer.optimizers
-            for group in optimizer.param_groups
-        }
-        decay = max(decays, default=0.0)
-        if not decay > 0 or not math.isfinite(decay):
-            raise ConfigurationError(
-                "prior_precision weight_decay: no optimizer of the run has a weight decay; give "
-                "one to the optimizer, or a number as prior_precision"
-            )
-        if len(decays) > 1:
-            rank_zero_warn(f"LSIProbe takes the largest weight decay of {sorted(decays)}")
-        return replace(scoring, prior_precision=samples * decay)
+        return replace(scoring, prior_precision=samples * weight_decay(trainer))
 
     def _report(
         self,

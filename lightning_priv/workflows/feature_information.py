@@ -36,6 +36,7 @@ def lsi(
             "pvi",
             "memorisation",
             "knn_shapley",
+            "trak",
         ]
     ] = ("loss", "el2n", "grad_norm", "loo_loss", "cl_margin"),
     cv_folds: int = 5,
@@ -49,6 +50,9 @@ def lsi(
     top_k: int = 10,
     class_names: Sequence[str] | None = None,
     figures: bool = True,
+    memory_gib: float = 4.0,
+    sets: str | None = None,
+    sets_estimator: Literal["alo", "exact"] = "exact",
     format: Literal["table", "json", "csv"] = "table",
 ) -> str:
     """Score how much each sample tells a linear probe on features that you have computed.
@@ -57,7 +61,8 @@ def lsi(
     least informative samples (as JSON: the summary; as CSV: the whole table).
 
     Args:
-        features: .npz, .safetensors, .npy or .csv with features (n, d), labels and perhaps ids.
+        features: .npz, .safetensors, .npy or .csv with features (n, d), labels and perhaps ids; a
+            .npy file need not fit in memory. Or a folder that ``keep_features: true`` left.
         labels: file with the labels, if ``features`` holds none.
         pairs: file with features of a second view (a caption of each image): then both views are
             scored by a contrastive probe, and labels are not needed. The covariance is diagonal and
@@ -69,7 +74,7 @@ def lsi(
         head: kind of targets; by default it follows from the labels.
         num_classes: classes; default: the largest label + 1.
         standardize: ``zscore`` standardises each feature, ``l2`` scales each sample to length 1.
-        sketch_dim: random vectors of ``alo_sketch``.
+        sketch_dim: random vectors of ``alo_sketch``, and of the baseline ``trak``.
         refine_top_k: compute the highest k scores again by exact leave-one-out.
         baselines: other scores to put beside it.
         cv_folds: folds of the cross-validated baselines.
@@ -84,6 +89,11 @@ def lsi(
         top_k: rows of each end that are printed.
         class_names: a name for each class number.
         figures: draw figures, which takes some seconds.
+        memory_gib: features above this size are read from a .npy file in pieces, ``chunk_rows`` at
+            a time.
+        sets: also score whole sets: ``classes``, or a .npy file with a set number for each sample
+            id (negative: none).
+        sets_estimator: ``exact`` fits without each set; ``alo`` is good for small sets only.
         format: table, json or csv.
     """
     import torch
@@ -91,7 +101,7 @@ def lsi(
     from lightning_priv.data.feature_files import read_features
     from lightning_priv.reports.information import Corruption, Scoring
 
-    table = read_features(features, labels)
+    table = _kept(Path(features)) if Path(features).is_dir() else read_features(features, labels)
     if pairs is not None:
         from lightning_priv.workflows.paired_information import score_pairs
 
@@ -127,16 +137,34 @@ def lsi(
         baselines=tuple(baselines),
         cv_folds=cv_folds,
         seed=seed,
+        memory_gib=memory_gib,
+        sets=sets,
+        sets_estimator=sets_estimator,
     )
     corrupt = None if corrupt_frac is None else Corruption(frac=corrupt_frac, seed=seed)
     scores = scoring.score(
-        _tensor(table.features),
+        table.features,
         _tensor(table.labels),
         None if table.ids is None else torch.from_numpy(table.ids.astype("int64")),
         corrupt,
     )
     scores.facts["source"] = features
     return _written(scores, Path(out), class_names, top_k, figures, format)
+
+
+def _kept(folder: Path) -> Any:
+    """Features that a callback kept, mapped from their files."""
+    from lightning_priv.data.feature_files import FeatureTable
+    from lightning_priv.reports.information.parts import find_parts, share_parts
+
+    parts = find_parts(folder)
+    if not parts:
+        raise ValueError(
+            f"{folder} holds no complete features; give a file, or a folder that LSIProbe with "
+            "keep_features: true left below lsi_features"
+        )
+    part = share_parts(folder, parts, 0, 1)
+    return FeatureTable(part.features, part.labels.numpy(), part.ids.numpy())
 
 
 def _tensor(array: Any) -> Any:
@@ -161,6 +189,7 @@ def _written(
         as_table,
         detection_table,
         ranking_table,
+        sets_table,
         write_scores,
     )
 
@@ -173,6 +202,8 @@ def _written(
     parts = [ranking_table(scores, top_k, class_names).render()]
     if "corrupted" in scores.columns:
         parts.append(detection_table(scores).render())
+    if scores.sets is not None:
+        parts.append(sets_table(scores, class_names).render())
     rows: list[list[Cell]] = [["mean information / nats", summary["difficulty"]["mean"]]]
     rows += [[name, scores.facts[name]] for name in ("n", "features", "parameters")]
     rows += [["seconds", scores.facts["seconds"]["all"]], ["files in", str(out)]]

@@ -10,7 +10,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_priv.callbacks import LSIProbe
 from lightning_priv.errors import ConfigurationError
-from lightning_priv.reports.information import SampleScores, class_table, detection_table
+from lightning_priv.reports.information import (
+    SampleScores,
+    class_table,
+    detection_table,
+    sets_table,
+)
 from lightning_priv.reports.tables import Table
 
 __all__ = ["report", "run"]
@@ -70,12 +75,14 @@ def run(
 
 
 def report(scores: SampleScores, class_names: Any = None) -> list[Table]:
-    """What the subcommand prints: the classes, and the detection of corrupted samples."""
+    """What the subcommand prints: classes, detection of corrupted samples, whole sets."""
     tables = []
     if "lsi_class_rank" in scores.columns:
         tables.append(class_table(scores, class_names))
     if "corrupted" in scores.columns:
         tables.append(detection_table(scores))
+    if scores.sets is not None:
+        tables.append(sets_table(scores, class_names))
     return tables
 
 

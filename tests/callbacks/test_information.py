@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from lightning_priv.callbacks import LSIProbe
-from lightning_priv.callbacks._extraction import extract
+from lightning_priv.callbacks._extraction import extract, features_folder
 from lightning_priv.callbacks._layer_features import LayerFeatures
 from lightning_priv.callbacks._training_samples import find_samples, take_apart
 from lightning_priv.data import Digits, MNIST5k
@@ -385,7 +385,7 @@ def test_goes_on_from_kept_features(
         patch.setattr(Scoring, "score", lambda *args: (_ for _ in ()).throw(RuntimeError("power")))
         with pytest.raises(RuntimeError, match="power"):
             LSIProbe(max_samples=300, **FEW).score(quiet(), model, data)
-    assert len(list(Path("runs/lsi_features").glob("*.npz"))) == 1
+    assert len(list(Path("runs/lsi_features").glob("*/0-of-1.json"))) == 1
     assert len(calls) == 2 * once
     resumed = LSIProbe(max_samples=300, **FEW).score(quiet(), model, data)
     assert len(calls) == 2 * once  # no forward was needed
@@ -522,25 +522,38 @@ def test_pictures_go_to_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- several processes -----------------------------------------------------------------------------
 
 
-def _score(rank: int) -> Any:
-    """All columns, by one of the processes."""
+def _score(rank: int, memory_gib: float = 4.0, estimator: Any = "alo_sketch") -> Any:
+    """All columns, and what the class sets tell, by one of the processes."""
     torch.manual_seed(0)
     model, data = Classifier(Noisy(), 10), Digits(batch_size=100, val_size=0.1)
     data.setup()
     samples = find_samples(quiet(), model, data, max_samples=401)  # 5 batches, the last of one
     shards = Shards.of_process_group()
-    (ids, x, y), _ = extract(quiet(), model, data, samples, "auto", shards, None)
-    scoring = Scoring(baselines=("loss", "cl_margin"), estimator="alo_sketch", sketch_dim=16)
-    return scoring.score(x, y, ids, Corruption(frac=0.1), shards).columns
+    folder = features_folder(Path("runs/shared"), model, samples, "auto", shards)
+    own, _ = extract(quiet(), model, data, samples, "auto", shards, folder)
+    scoring = Scoring(
+        baselines=("loss", "cl_margin", "pvi", "knn_shapley", "trak"),
+        estimator=estimator, sketch_dim=16, sets="classes", memory_gib=memory_gib,
+        chunk_rows=64, standardize="zscore",
+    )  # fmt: skip
+    found = scoring.score(own.features, own.labels, own.ids, Corruption("feature", 0.1), shards)
+    assert found.facts["streamed"] == (memory_gib == 0)
+    assert shards.world_size == 1 or len(own.ids) < 401  # no process has all features
+    return {**found.columns, **{f"sets {name}": v for name, v in (found.sets or {}).items()}}
 
 
 @pytest.mark.ddp
 def test_two_and_three_processes_score_as_one(gloo_pool: GlooPool) -> None:
     alone = _score(0)
     assert len(set(alone["index"].tolist())) == 401
+    assert alone["corrupted"].sum() == 40
     three = GlooPool(3)
     try:
-        answers = [*gloo_pool.run(_score), *three.run(_score)]
+        answers = [
+            *gloo_pool.run(_score),
+            *three.run(_score),
+            *three.run(_score, 0.0),  # from files, in pieces
+        ]
     finally:
         three.close()
     for found in answers:

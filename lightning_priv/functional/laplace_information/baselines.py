@@ -11,6 +11,7 @@ from .ekfac import EkfacLeverage
 from .heads import Softmax
 from .neighbours import self_knn_shapley
 from .probe import FULL_PARAMETERS, ProbeFit, fit_rows, precision_factor
+from .projection import projected_influence
 from .rows import Features, Labels, Rows, make_rows
 from .shards import Shards
 
@@ -27,6 +28,7 @@ Baseline = Literal[
     "cl_self_confidence",
     "cl_margin",
     "knn_shapley",
+    "trak",
 ]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 _NEED_STEP = {"self_influence", "loo_loss", "memorisation", "sui"}
@@ -49,6 +51,8 @@ def lsi_baselines(
     cv_folds: int = 5,
     seed: int = 0,
     neighbours: int = 10,
+    proj_dim: int = 512,
+    ids: Tensor | None = None,
     chunk_rows: int = 16384,
     shards: Shards | None = None,
 ) -> dict[str, Tensor]:
@@ -61,7 +65,8 @@ def lsi_baselines(
     P delta (Harutyunyan et al., 2021). ``pvi`` minus the pointwise V-information, against the
     classes' frequencies. ``cl_self_confidence`` 1 - p_y and ``cl_margin`` by cross-validation of
     the same probe (confident learning). ``knn_shapley`` minus the Shapley value for the nearest
-    neighbours' vote on the other samples (Jia et al., 2019).
+    neighbours' vote on the other samples (Jia et al., 2019). ``trak`` influence of a sample on
+    itself by randomly projected gradients of the probe (Park et al., 2023).
 
     Args:
         features: the samples of the fit.
@@ -69,11 +74,14 @@ def lsi_baselines(
         fit: the probe.
         names: which scores.
         cv_folds: folds of the cross-validation, at most n; stratified for the softmax.
-        seed: of the folds.
+        seed: of folds and projection.
         neighbours: of ``knn_shapley``.
+        proj_dim: of ``trak``.
+        ids: (n,) whole numbers, each sample's own: folds and ties then follow them, not the order
+            or the process of the samples.
         chunk_rows: rows converted at a time.
-        shards: this process among others; ``cl_...``, ``pvi`` and ``knn_shapley`` need all
-            samples in one process.
+        shards: this process among others; features are then its own rows only.
+            ``knn_shapley`` compares all pairs and gathers all features on every process.
 
     Returns:
         One column a name, in the order of ``names``.
@@ -101,19 +109,16 @@ def lsi_baselines(
             f"{sorted(_NEED_PROBABILITIES & set(names))} need probabilities, which a regression "
             "head has not"
         )
-    alone = {"cl_self_confidence", "cl_margin", "pvi", "knn_shapley"} & set(names)
-    if alone and rows.shards.world_size > 1:
-        raise ValueError(f"{sorted(alone)} need all samples in one process; gather them first")
     columns = Columns(rows)
     _point_scores(rows, fit, set(names), columns)
     if {"cl_self_confidence", "cl_margin"} & set(names):
-        _cross_validated(rows, fit.l2, cv_folds, seed, columns)
+        _cross_validated(rows, fit.l2, cv_folds, seed, columns, ids)
     if "pvi" in names:
         columns.put(0, pvi=_information_lost(rows, columns.take("loss", fit.weight)))
     if "knn_shapley" in names:
-        x = torch.cat([chunk.x for chunk in rows])
-        y = torch.cat([chunk.y for chunk in rows])
-        columns.put(0, knn_shapley=-self_knn_shapley(x, _classes(rows, y), neighbours))
+        columns.put(0, knn_shapley=-_neighbours_values(rows, neighbours, ids))
+    if "trak" in names:
+        columns.put(0, trak=projected_influence(rows, fit, proj_dim, seed))
     return {name: columns.take(name, fit.weight) for name in names}
 
 
@@ -159,12 +164,17 @@ def _margin(rows: Rows, z: Tensor, y: Tensor) -> Tensor:
     return (-torch.tanh((2 * y - 1) * z / 2)).amax((1, 2))
 
 
-def _cross_validated(rows: Rows, l2: float, folds: int, seed: int, columns: Columns) -> None:
+def _cross_validated(
+    rows: Rows, l2: float, folds: int, seed: int, columns: Columns, ids: Tensor | None
+) -> None:
     """Scores of each sample by a probe that did not see its fold."""
-    if not 2 <= folds <= rows.n:
-        raise ValueError(f"cv_folds must be from 2 to {rows.n} (samples), got {folds}")
-    y = torch.cat([chunk.y for chunk in rows])
-    fold = stratified_folds(_classes(rows, y), folds, seed)
+    if not 2 <= folds <= rows.total:
+        raise ValueError(f"cv_folds must be from 2 to {rows.total} (samples), got {folds}")
+    order, mine = _everyone(rows, ids)
+    y = rows.shards.concatenate(_targets(rows))
+    fold = torch.empty_like(order)
+    fold[order] = stratified_folds(_classes(rows, y)[order], folds, seed)
+    fold = fold[mine]
     confidence, margin = y.new_zeros(rows.n), y.new_zeros(rows.n)
     start: Tensor | None = None
     for number in range(folds):
@@ -178,6 +188,34 @@ def _cross_validated(rows: Rows, l2: float, folds: int, seed: int, columns: Colu
             margin[where] = _margin(rows, z, chunk.y[held])
             confidence[where] = 1 - _label_probability(rows, z, chunk.y[held])
     columns.put(0, cl_self_confidence=confidence, cl_margin=margin)
+
+
+def _targets(rows: Rows) -> Tensor:
+    """Targets of this process's rows, (n, blocks, outputs of a block)."""
+    head = rows.head
+    shape = (0, head.blocks, head.outputs // head.blocks)
+    empty = torch.zeros(shape, dtype=rows.dtype, device=rows.device)
+    return torch.cat([empty, *(chunk.y for chunk in rows)])
+
+
+def _everyone(rows: Rows, ids: Tensor | None) -> tuple[Tensor, slice]:
+    """The order of all processes' rows by id, and where this process's rows stand among them."""
+    counts = rows.shards.each(rows.n, torch.zeros((), device=rows.device)).long().tolist()
+    start = sum(counts[: rows.shards.rank])
+    mine = slice(start, start + rows.n)
+    if ids is None:
+        return torch.arange(rows.total, device=rows.device), mine
+    return rows.shards.concatenate(ids.long().to(rows.device)).argsort(stable=True), mine
+
+
+def _neighbours_values(rows: Rows, neighbours: int, ids: Tensor | None) -> Tensor:
+    empty = torch.zeros(0, rows.d1, dtype=rows.dtype, device=rows.device)
+    x = rows.shards.concatenate(torch.cat([empty, *(chunk.x for chunk in rows)]))
+    y = _classes(rows, rows.shards.concatenate(_targets(rows)))
+    order, mine = _everyone(rows, ids)
+    values = torch.empty(len(x), dtype=x.dtype, device=x.device)
+    values[order] = self_knn_shapley(x[order], y[order], neighbours)
+    return values[mine]
 
 
 def _label_probability(rows: Rows, z: Tensor, y: Tensor) -> Tensor:
@@ -208,8 +246,8 @@ def _classes(rows: Rows, y: Tensor) -> Tensor:
 
 def _information_lost(rows: Rows, loss: Tensor) -> Tensor:
     """Ln p(y) - ln p(y | x), with p(y) the frequency of the label."""
-    y = torch.cat([chunk.y for chunk in rows])
-    frequency = y.mean(0)
+    y = _targets(rows)
+    frequency = rows.sum(y.sum(0)) / rows.total
     if isinstance(rows.head, Softmax):
         prior = (y * frequency).sum((1, 2)).log()
     else:

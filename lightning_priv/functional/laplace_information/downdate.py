@@ -7,7 +7,7 @@ same weights, P - x_i x_i^T (x) S_i. By Woodbury and the determinant lemma
     mean   = 1/2 r_i^T G_i v_i
     shape  = 1/2 [ -tr(S_i G_i) - ln det(I - S_i G_i) ]
 
-all of it computed from the eigenvalues mu of L^T S_i L, G_i = L L^T, which lie in [0, 1).
+all of it computed from M = L^T S_i L, G_i = L L^T, whose eigenvalues mu lie in [0, 1).
 """
 
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from lightning_priv.functional.gaussian import log1p_gap
 
 HIGH_LEVERAGE = 0.8
 _LARGEST = 1 - 1e-12
+_SMALL = 0.02  # norm of M below which the series has all digits
 
 
 class Step(NamedTuple):
@@ -28,7 +29,7 @@ class Step(NamedTuple):
     curvature: Tensor  # (m,)
     self_influence: Tensor  # (m,)  1/2 r^T G r
     leverage: Tensor  # (m,)
-    largest: Tensor  # (m,) largest eigenvalue mu
+    largest: Tensor  # (m,) largest eigenvalue mu; an upper bound of it where not above 0.8
     v: Tensor  # (m, blocks, width)
     own: Tensor  # (m, blocks, width) change of the sample's own outputs, G v
 
@@ -45,23 +46,81 @@ def newton_step(g: Tensor, s: Tensor, r: Tensor, limit: float = _LARGEST) -> Ste
     """
     root = _root(g)
     inner = root.mT @ s @ root
-    mu, vectors = torch.linalg.eigh((inner + inner.mT) / 2)
-    largest = mu.amax((-2, -1))
-    mu = mu.clamp(0, limit)
+    inner = (inner + inner.mT) / 2
     white = (root.mT @ r[..., None])[..., 0]
-    rotated = (vectors.mT @ white[..., None])[..., 0]
-    solved = rotated / (1 - mu)
-    own = (root @ (vectors @ solved[..., None]))[..., 0]
+    trace = inner.diagonal(dim1=-2, dim2=-1).sum(-1)
+    solved, mean, gap, largest = _solved(inner, white, trace, limit)
+    own = (root @ solved[..., None])[..., 0]
     v = r + (s @ own[..., None])[..., 0]
     return Step(
-        0.5 * (rotated * solved).sum((-2, -1)),
-        0.5 * log1p_gap(-mu).sum((-2, -1)),
+        0.5 * mean.sum(-1),
+        0.5 * gap.sum(-1),
         0.5 * white.square().sum((-2, -1)),
-        mu.sum((-2, -1)),
-        largest,
+        trace.sum(-1),
+        largest.amax(-1),
         v,
         own,
     )
+
+
+def _solved(
+    inner: Tensor, white: Tensor, trace: Tensor, limit: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(I - M)^-1 w, w^T (I - M)^-1 w, -tr M - ln det(I - M) and the largest eigenvalue of M.
+
+    The trace bounds all eigenvalues. Where it shows that the leverage is not high, a Cholesky
+    factor does, and the trace stands for the largest eigenvalue; only the others are decomposed.
+    """
+    if inner.shape[-1] == 1:
+        mu = inner[..., 0, 0]
+        kept = mu.clamp(0, limit)
+        solved = white / (1 - kept)[..., None]
+        return solved, (white * solved).sum(-1), log1p_gap(-kept), mu
+    high = trace > HIGH_LEVERAGE
+    safe = torch.where(high[..., None, None], torch.zeros_like(inner), inner)
+    eye = torch.eye(inner.shape[-1], dtype=inner.dtype, device=inner.device)
+    factor = torch.linalg.cholesky(eye - safe)
+    half = torch.linalg.solve_triangular(factor, white[..., None], upper=False)
+    solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]
+    mean, gap, largest = half.square().sum((-2, -1)), _gap(safe, factor), trace
+    if bool(high.any()):
+        mu, vectors = torch.linalg.eigh(inner[high])
+        largest = largest.masked_scatter(high, mu.amax(-1))
+        mu = mu.clamp(0, limit)
+        rotated = (vectors.mT @ white[high][..., None])[..., 0]
+        turned = rotated / (1 - mu)
+        solved[high] = (vectors @ turned[..., None])[..., 0]
+        mean, gap = mean.clone(), gap.clone()
+        mean[high], gap[high] = (rotated * turned).sum(-1), log1p_gap(-mu).sum(-1)
+    return solved, mean, gap, largest
+
+
+def _gap(m: Tensor, factor: Tensor) -> Tensor:
+    """-tr M - ln det(I - M) >= 0, from the Cholesky factor of I - M unless M is small.
+
+    There the two terms cancel, and sum_j tr(M^j) / j, j = 2 to 8, has all digits.
+    """
+    trace = m.diagonal(dim1=-2, dim2=-1).sum(-1)
+    if m.dtype == torch.float32:  # six digits are too few for the difference
+        wide = m.double()
+        eye = torch.eye(m.shape[-1], dtype=wide.dtype, device=m.device)
+        return _gap(wide, torch.linalg.cholesky(eye - wide)).to(m.dtype)
+    direct = -trace - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    two = m @ m
+    three, four = two @ m, two @ two
+    pairs = (
+        (m, m),
+        (two, m),
+        (two, two),
+        (two, three),
+        (three, three),
+        (three, four),
+        (four, four),
+    )
+    series = torch.zeros_like(trace)
+    for power, (left, right) in reversed(list(enumerate(pairs, 2))):
+        series += (left * right).sum((-2, -1)) / power
+    return torch.where(m.square().sum((-2, -1)) < _SMALL**2, series, direct)
 
 
 def _root(g: Tensor) -> Tensor:

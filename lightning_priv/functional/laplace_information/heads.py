@@ -65,6 +65,11 @@ class Softmax:
         z = self.to_outputs(u)
         return (z.logsumexp(-1) - (z * y).sum(-1)).sum(-1)
 
+    def losses(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (m,) and its slope in z, for logits and targets laid out (1, C, m)."""
+        log_p = z.log_softmax(1)
+        return -(log_p * y).sum((0, 1)), log_p.exp_().sub_(y)
+
     def residual(self, u: Tensor, y: Tensor) -> Tensor:
         """Gradient of the loss in ``u``."""
         return self.output_residual(self.to_outputs(u), y) @ self.basis(u)
@@ -100,14 +105,20 @@ class Softmax:
         mean = (p[..., None, :] @ basis).squeeze(-2)
         return factor[..., None] * (basis - mean[..., None, :])
 
-    def bilinear_slope(self, u: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Gradient in ``u`` of a^T S(u) b, for a and b in coordinates; shapes broadcast."""
-        basis = self.basis(u)
-        p = self.to_outputs(u).softmax(-1)
-        a, b = a @ basis.mT, b @ basis.mT
-        mean_a, mean_b = (p * a).sum(-1, keepdim=True), (p * b).sum(-1, keepdim=True)
-        centred = (a - mean_a) * (b - mean_b)
-        return (p * (centred - (p * centred).sum(-1, keepdim=True))) @ basis
+    def forms(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes of a^T S(z) b in the logits, and a^T S b; ``a`` and ``b`` are overwritten.
+
+        Args:
+            z: logits, (1, C, m).
+            a: (size, 1, C, m).
+            b: as ``a``.
+        """
+        p = z.softmax(1)
+        a -= (p * a).sum(-2, keepdim=True)
+        b -= (p * b).sum(-2, keepdim=True)
+        slopes = a.mul_(b).mul_(p)
+        forms = slopes.sum(-2, keepdim=True)
+        return slopes.sub_(p * forms), forms[..., 0, :]
 
     def curvature_slope(self, u: Tensor) -> Tensor:
         """Derivative of S (of logits) in the coordinates, (..., 1, C, C, C - 1)."""
@@ -180,6 +191,10 @@ class Bernoulli:
         """Negative log-likelihood summed over outputs, (...)."""
         return functional.softplus((1 - 2 * y) * u).sum((-2, -1))
 
+    def losses(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (m,) and its slope in z, for log-odds and targets laid out (count, 1, m)."""
+        return self.loss(z.movedim(-1, 0), y.movedim(-1, 0)), self.residual(z, y)
+
     def residual(self, u: Tensor, y: Tensor) -> Tensor:
         """P - y with full relative accuracy."""
         sign = 1 - 2 * y
@@ -205,9 +220,11 @@ class Bernoulli:
         """P (1 - p) (1 - 2 p), (..., blocks, 1, 1)."""
         return (self.output_diagonal(u) * -torch.tanh(u / 2))[..., None]
 
-    def bilinear_slope(self, u: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Gradient in ``u`` of a S(u) b."""
-        return a * b * self.output_diagonal(u) * -torch.tanh(u / 2)
+    def forms(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes of a S(z) b in the outputs, (size, blocks, 1, m), and a S b."""
+        products = a.mul_(b)
+        slope = self.output_diagonal(z) * -torch.tanh(z / 2)
+        return products * slope, (products * self.output_diagonal(z))[..., 0, :]
 
     def curvature_slope(self, u: Tensor) -> Tensor:
         """The slope of the only entry of a block, (..., blocks, 1, 1, 1)."""
@@ -275,6 +292,10 @@ class Gaussian:
         constant = 0.5 * math.log(2 * math.pi * self.noise_variance)
         return (0.5 * (u - y).square() / self.noise_variance + constant).sum((-2, -1))
 
+    def losses(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (m,) and its slope in z, for means and targets laid out (count, 1, m)."""
+        return self.loss(z.movedim(-1, 0), y.movedim(-1, 0)), self.residual(z, y)
+
     def residual(self, u: Tensor, y: Tensor) -> Tensor:
         """(u - y) / noise_variance."""
         return (u - y) / self.noise_variance
@@ -299,9 +320,9 @@ class Gaussian:
         """Zero: the curvature does not change."""
         return torch.zeros_like(u)[..., None]
 
-    def bilinear_slope(self, u: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Zero: the curvature does not change."""
-        return torch.zeros_like(a * b * u)
+    def forms(self, z: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes of a S b in the outputs, zero, and a S b, (size, blocks, m)."""
+        return torch.zeros_like(a), (a * b * self.output_diagonal(z))[..., 0, :]
 
     def curvature_slope(self, u: Tensor) -> Tensor:
         """The slope of the only entry of a block, (..., blocks, 1, 1, 1)."""

@@ -14,7 +14,7 @@ PAIR_BYTES = 2**26  # size of a group of rows with their products
 
 def feature_pairs(x: Tensor) -> Tensor:
     """Products x_f x_g for f <= g, (d (d + 1) / 2, m)."""
-    columns, d = x.mT.contiguous(), x.shape[1]
+    columns, d = x.mT.contiguous(), x.shape[1]  # without a copy for the rows of a chunk
     products = x.new_empty(d * (d + 1) // 2, len(x))
     start = 0
     for f in range(d):
@@ -101,17 +101,19 @@ class QuadraticForms:
             small = matrix.unflatten(1, (width, d)).unflatten(3, (width, d)).transpose(2, 3)
             small = small[:, self.a, self.b]
             twice = torch.where(f == g, small[..., f, g], small[..., f, g] + small[..., g, f])
-            self.packed = twice.flatten(0, 1).mT.contiguous()
+            self.packed = twice.flatten(0, 1).contiguous()
 
     def of(self, x: Tensor) -> Tensor:
         """G of rows x (m, d1): (m, blocks, width, width)."""
         m, w, d = len(x), self.width, self.features
         out = x.new_empty(m, self.blocks, w, w)
         if self.pairs:
-            step = row_groups(x, len(self.packed)).step
-            forms = torch.cat([feature_pairs(rows).mT @ self.packed for rows in x.split(step)])
-            forms = forms.unflatten(1, (self.blocks, -1))
-            out[..., self.a, self.b] = out[..., self.b, self.a] = forms
+            step = row_groups(x, self.packed.shape[1]).step
+            for start in range(0, m, step):
+                forms = (self.packed @ feature_pairs(x[start : start + step])).mT
+                part = out[start : start + step]
+                part[..., self.a, self.b] = forms.unflatten(1, (self.blocks, -1))
+                part[..., self.b, self.a] = part[..., self.a, self.b]
             return out
         step = row_groups(x, w * d).step
         for start in range(0, m, step):

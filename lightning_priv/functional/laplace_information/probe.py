@@ -1,9 +1,11 @@
 """The maximum a posteriori fit of a regularised linear probe, and its posterior precision.
 
-A quasi-Newton iteration whose starting inverse Hessian is exact: first that of zero weights, which
-is a Kronecker product and costs one d1 x d1 factor, then, once near the optimum, one full Hessian.
-From there the steps converge superlinearly without another one. Beyond ``full_parameters`` weights
-only the first kind is used, which is L-BFGS with a data-dependent metric.
+A quasi-Newton iteration around an inverse Hessian: first that of zero weights, which is a Kronecker
+product and costs one d1 x d1 factor, then, once near the optimum, one full Hessian in single
+precision, which is enough to steer by. From there the steps converge superlinearly without another
+one. The posterior precision, in the precision of the computation, is formed once, at the optimum.
+Beyond ``FULL_PARAMETERS`` weights only the first kind is used, which is L-BFGS with a
+data-dependent metric.
 """
 
 from dataclasses import dataclass
@@ -183,12 +185,13 @@ def fit_rows(
             raise _not_converged(size, tolerance, steps)
         renew = size <= _NEAR * initial if factor is None else age >= _PATIENCE
         if full and (renew or age >= _PATIENCE):
-            factor, age, pairs = precision_factor(rows, l2, theta), 0, CurvaturePairs()
+            factor, age, pairs = _steering_factor(rows, l2, theta), 0, CurvaturePairs()
 
         def solve(g: Tensor, factor: Tensor | None = factor) -> Tensor:
             if factor is None:
                 return torch.cholesky_solve(g.flatten(0, 1).mT, first).mT.unflatten(0, shape[:2])
-            return torch.cholesky_solve(g.flatten(1)[..., None], factor)[..., 0].reshape(shape)
+            flat = g.flatten(1)[..., None].to(factor.dtype)
+            return torch.cholesky_solve(flat, factor)[..., 0].reshape(shape).to(g.dtype)
 
         step = pairs.direction(gradient, solve)
         taken = line_search(evaluate, theta, step, loss, gradient)
@@ -248,27 +251,40 @@ def at_weights(rows: Rows, l2: float, theta: Tensor) -> ProbeFit:
 
 def objective(rows: Rows, l2: float, theta: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss with prior, and its gradient in coordinates, over all processes."""
-    weights = theta.flatten(0, 1)
-    total = torch.zeros(theta.numel() + 1, dtype=theta.dtype, device=theta.device)
+    head, basis = rows.head, rows.head.basis(theta)
+    weights = basis @ theta  # (blocks, outputs of a block, d1)
+    total = torch.zeros(weights.numel() + 1, dtype=theta.dtype, device=theta.device)
+    sums = total[1:].view(-1, rows.d1)
     for chunk in rows:
-        u = (chunk.x @ weights.mT).unflatten(1, theta.shape[:2])
-        loss, residual = rows.head.loss(u, chunk.y), rows.head.residual(u, chunk.y)
+        z = (weights.flatten(0, 1) @ chunk.x.mT).unflatten(0, weights.shape[:2])
+        loss, residual = head.losses(z, chunk.y.movedim(0, -1))
         if chunk.weight is not None:
-            loss, residual = loss * chunk.weight, residual * chunk.weight[:, None, None]
+            loss, residual = loss * chunk.weight, residual * chunk.weight
         total[0] += loss.sum()
-        total[1:] += (residual.flatten(1).mT @ chunk.x).flatten()
+        sums.addmm_(residual.flatten(0, 1), chunk.x)
     total = rows.sum(total)
-    gradient = total[1:].view_as(theta) + l2 * theta
+    gradient = basis.mT @ total[1:].view_as(weights) + l2 * theta
     return total[0] + 0.5 * l2 * theta.square().sum(), gradient
 
 
-def precision(rows: Rows, l2: float, theta: Tensor) -> Tensor:
-    """P = H + l2 I in coordinates, (blocks, width d1, width d1), over all processes."""
-    moments = HessianSum(rows.head.blocks, rows.head.width, rows.d1, theta)
+def precision(rows: Rows, l2: float, theta: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """P = H + l2 I in coordinates, (blocks, width d1, width d1), over all processes.
+
+    Args:
+        rows: the samples.
+        l2: prior precision.
+        theta: where, in coordinates.
+        dtype: in which sums are formed; default: that of ``theta``.
+    """
+    dtype = dtype or theta.dtype
+    moments = HessianSum(
+        rows.head.blocks, rows.head.width, rows.d1, theta.new_empty(0, dtype=dtype)
+    )
     for chunk in rows:
         u = (chunk.x @ theta.flatten(0, 1).mT).unflatten(1, theta.shape[:2])
         s = rows.head.curvature(u)
-        moments.add(chunk.x, s if chunk.weight is None else s * chunk.weight[:, None, None, None])
+        s = s if chunk.weight is None else s * chunk.weight[:, None, None, None]
+        moments.add(chunk.x.to(dtype), s.to(dtype))
     moments.sums = rows.sum(moments.sums)
     total = moments.total()
     total.diagonal(dim1=-2, dim2=-1).add_(l2)
@@ -278,6 +294,12 @@ def precision(rows: Rows, l2: float, theta: Tensor) -> Tensor:
 def precision_factor(rows: Rows, l2: float, theta: Tensor) -> Tensor:
     """Lower Cholesky factor of :func:`precision`."""
     return torch.linalg.cholesky(precision(rows, l2, theta))
+
+
+def _steering_factor(rows: Rows, l2: float, theta: Tensor) -> Tensor:
+    """Factor of the precision in float32; in that of the computation where this is not definite."""
+    factor, info = torch.linalg.cholesky_ex(precision(rows, l2, theta, torch.float32))
+    return precision_factor(rows, l2, theta) if bool(info.any()) else factor
 
 
 def _second_moments(rows: Rows) -> tuple[Tensor, float]:

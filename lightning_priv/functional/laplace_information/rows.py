@@ -19,7 +19,11 @@ Labels = Tensor | np.ndarray[Any, Any] | None
 
 
 class Chunk(NamedTuple):
-    """Some rows: features with the bias column, targets and weights."""
+    """Some rows: features with the bias column, targets and weights.
+
+    Features and targets lie column by column in memory: what is done to all samples of one output
+    or feature runs along contiguous numbers.
+    """
 
     start: int
     x: Tensor  # (m, d1)
@@ -58,9 +62,21 @@ class Rows:
         for features, labels in _pieces(self.features, self.labels, self.chunk_rows):
             x = with_bias(features, self.bias, self.dtype, self.device)
             y = self.head.targets(labels.to(self.device), self.dtype)
+            y = y.movedim(0, -1).contiguous().movedim(-1, 0)
             weight = None if self.weights is None else self.weights[start : start + len(x)]
             yield Chunk(start, x, y, weight)
             start += len(x)
+
+    def narrow(self, limit: int | None) -> Iterator[Chunk]:
+        """The chunks, divided so that K numbers a row stay below ``limit`` bytes, if it is given."""
+        step = self.n or 1
+        if limit is not None:
+            step = max(1, limit // (self.num_parameters * self.dtype.itemsize))
+        for chunk in self:
+            for start in range(0, len(chunk.x), step):
+                part = slice(start, start + step)
+                weight = None if chunk.weight is None else chunk.weight[part]
+                yield Chunk(chunk.start + start, chunk.x[part], chunk.y[part], weight)
 
     def weighted(self, weights: Tensor | None) -> "Rows":
         """The same rows with other weights, (n,)."""
@@ -154,8 +170,11 @@ def with_bias(
     features: Tensor, bias: bool, dtype: torch.dtype, device: torch.device | None = None
 ) -> Tensor:
     """Features in the dtype of the computation, with a last column of ones for the bias."""
-    x = features.to(device=device, dtype=dtype)
-    return torch.cat([x, x.new_ones(len(x), 1)], 1) if bias else x
+    m, d = features.shape
+    columns = torch.empty(d + bias, m, dtype=dtype, device=device or features.device)
+    columns[:d] = features.mT
+    columns[d:] = 1
+    return columns.mT
 
 
 def _pieces(features: Features, labels: Labels, rows: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -21,6 +21,8 @@ from .rows import Features, Labels, Rows, make_rows
 from .shards import Shards
 from .sketch import CurvatureSketch
 
+_MOVE_BYTES = 2**28  # how the weights move without each sample of a group, K numbers each
+
 
 def lsi_scores(
     features: Features,
@@ -164,7 +166,8 @@ class _Scoring:
             assert isinstance(self.lever, Leverage)
             assert self.factor is not None
             sketch = CurvatureSketch(rows, self.lever, self.factor, sketch_dim, seed)
-        for chunk in rows:
+        moves = bool(diagonal or kron or sketch)
+        for chunk in rows.narrow(_MOVE_BYTES if moves else None):
             pieces = self.lever.pieces(chunk)
             put_common(columns, pieces)
             mean, curvature = pieces.step.mean_shift, pieces.step.curvature

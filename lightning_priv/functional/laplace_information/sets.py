@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from .downdate import newton_step
 from .exact import select
 from .heads import HeadName
 from .moments import HessianSum
-from .probe import ProbeFit, fit_rows, precision_factor
+from .probe import FULL_PARAMETERS, ProbeFit, fit_rows, precision_factor
 from .rows import Features, Labels, Rows, make_rows
 from .shards import Shards
 
@@ -139,10 +140,22 @@ class _Removal:
     def __init__(self, rows: Rows, fit: ProbeFit, covariance: str) -> None:
         self.rows, self.fit, self.covariance = rows, fit, covariance
         self.theta = fit.coordinates
-        self.factor = fit.factor
-        if self.factor is None:
-            self.factor = precision_factor(rows, fit.l2, self.theta)
-        self.lever = Leverage(fit, self.factor)
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """Of the precision with all samples; ``exact`` with a diagonal covariance needs none."""
+        found = self.fit.factor
+        if found is None and self.fit.num_parameters > FULL_PARAMETERS:
+            raise ValueError(
+                f"{self.fit.num_parameters} weights are too many for a full precision (limit "
+                f"{FULL_PARAMETERS}); use covariance 'diag' with estimator 'exact'"
+            )
+        return precision_factor(self.rows, self.fit.l2, self.theta) if found is None else found
+
+    @cached_property
+    def lever(self) -> Leverage:
+        """Leverage of the fit."""
+        return Leverage(self.fit, self.factor)
 
     def newton(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """One Newton step; in matrices of the set's size if that is less than the weights'."""
@@ -156,7 +169,6 @@ class _Removal:
         removed = HessianSum(head.blocks, head.width, rows.d1, theta)
         removed.add(x, s)
         hessian = removed.total()
-        assert self.factor is not None
         left = self.factor @ self.factor.mT - hessian
         gradient = torch.einsum("mbw,md->bwd", r, x).flatten(1)
         delta = torch.linalg.solve(left, gradient[..., None])[..., 0]
@@ -194,7 +206,6 @@ class _Removal:
             kept = rows.head.curvature(new) * chunk.weight[:, None, None, None]
             change.add(chunk.x, kept - rows.head.curvature(old))
         change.sums = rows.sum(change.sums)
-        assert self.factor is not None
         delta = (moved - theta).flatten(1)
         mean, shape = whitened_kl_parts(self.factor, change.total(), delta)
         return mean.sum(), shape.sum()

@@ -44,10 +44,12 @@ class Shards:
         if not (distributed.is_available() and distributed.is_initialized()):
             return cls()
 
+        on_gpu = distributed.get_backend(group) == "nccl"  # takes no other tensors
+
         def add(value: Tensor) -> Tensor:
-            total = value.clone()
+            total = value.to("cuda", copy=True) if on_gpu else value.clone()
             distributed.all_reduce(total, group=group)
-            return total
+            return total.to(value.device)
 
         return cls(distributed.get_rank(group), distributed.get_world_size(group), add)
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from .alo import Leverage, Pieces
 from .rows import Rows
 
+_GROUP = 2**18  # numbers of one array of slopes
+
 
 class CurvatureSketch:
     """Probe pairs and the forms u^T (sum_j x_j x_j^T (x) T_j[.]) v as vectors.
@@ -35,36 +37,42 @@ class CurvatureSketch:
         shape = (2, *factor.shape[:2], size)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(factor)
         probes = torch.linalg.solve_triangular(factor.mT, noise, upper=True)
-        # (2, blocks, width d1, size) -> u and v as (size blocks width, d1)
         blocks, width, d = lever.theta.shape
         probes = probes.unflatten(2, (width, d)).permute(0, 4, 1, 2, 3)
-        self.u, self.v = probes.reshape(2, size * blocks * width, d).unbind()
-        self.q = factor.new_zeros(blocks, size, width, d)
+        basis = self.head.basis(factor)
+        # u and v as outputs: one matrix product with the rows' features
+        self.u, self.v = (basis @ probes).flatten(1, -2).unbind()
+        self.weights = (basis @ lever.theta).flatten(0, 1)
+        self.outputs = len(self.weights) // blocks
+        q = factor.new_zeros(len(self.u), d)
         for chunk in rows:
-            step = max(1, 2**23 // (size * rows.head.outputs))
-            outputs = (chunk.x @ lever.theta.flatten(0, 1).mT).unflatten(1, (blocks, width))
-            for x, u in zip(chunk.x.split(step), outputs.split(step), strict=True):
-                slope = self._slopes(x, u)[0]  # (m, size, blocks, width)
-                for block in range(blocks):
-                    flat = slope[:, :, block].flatten(1)
-                    self.q[block] += (flat.mT @ x).unflatten(0, (size, width))
-        self.q = rows.sum(self.q)
+            for x in self._groups(chunk.x):
+                slopes, _ = self._slopes(x)
+                q.addmm_(slopes.flatten(0, 2), x)
+        q = rows.sum(q).view(size, blocks, self.outputs, d)
+        self.q = (basis.mT @ q).flatten(2).permute(1, 2, 0)  # (blocks, width d1, size)
 
-    def _slopes(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shape = (len(x), self.size, *u.shape[1:])
-        a, b = (x @ self.u.mT).view(shape), (x @ self.v.mT).view(shape)
-        return self.head.bilinear_slope(u[:, None], a, b), a, b
+    def _groups(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Rows in groups whose slopes stay in the cache."""
+        return x.split(max(1, _GROUP // len(self.u)))
+
+    def _slopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes of the forms in the outputs, (size, blocks, outputs, m), and the forms."""
+        shape = (-1, self.outputs, len(x))
+        a, b = ((probes @ x.mT).view(self.size, *shape) for probes in (self.u, self.v))
+        return self.head.forms(((self.weights @ x.mT).view(shape)), a, b)
 
     def correction(self, pieces: Pieces, deltas: Tensor) -> Tensor:
         """What the scores of a chunk's rows gain, (m,)."""
         x, out = pieces.chunk.x, []
-        step = max(1, 2**23 // (self.size * self.head.outputs))
-        for start in range(0, len(x), step):
-            part = slice(start, start + step)
-            slope, a, b = self._slopes(x[part], pieces.u[part])
-            own = (slope * pieces.step.own[part, None]).sum(-1)  # (m, size, blocks)
-            all_others = torch.einsum("mbwd,bswd->msb", deltas[part], self.q) - own
-            hessian = ((pieces.s[part, None] @ b[..., None])[..., 0] * a).sum(-1)
-            gain = all_others.square() - 2 * all_others * hessian
-            out.append(0.25 * gain.mean(1).sum(-1))
+        owns = self.head.to_outputs(pieces.step.own)
+        start = 0
+        for rows in self._groups(x):
+            part = slice(start, start + len(rows))
+            start += len(rows)
+            slopes, forms = self._slopes(rows)
+            own = (slopes * owns[part].movedim(0, -1)).sum(-2)  # (size, blocks, m)
+            others = deltas[part].flatten(2).transpose(0, 1) @ self.q - own.permute(1, 2, 0)
+            gain = others.square() - 2 * others * forms.permute(1, 2, 0)
+            out.append(0.25 * gain.mean(-1).sum(0))
         return torch.cat(out) if out else x.new_zeros(0)

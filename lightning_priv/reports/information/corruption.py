@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Corrupted", "Corruption"]
+__all__ = ["Corrupted", "Corruption", "numbers_by_id"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,48 +79,88 @@ class Corruption:
         Raises:
             ValueError: if the labels are no class numbers, or the file does not fit the samples.
         """
+        new, changed = self.change_labels(labels, ids, num_classes)
+        if self.kind != "feature":
+            return Corrupted(features, new, changed)
+        spread = float(features.double().std())
+        new_features = features.clone()
+        for row, noise in self.noise(ids, features.shape[1], spread).items():
+            new_features[row] += noise.to(features)
+        return Corrupted(new_features, labels, changed)
+
+    def change_labels(self, labels: Tensor, ids: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """New labels, and which samples are changed (in their features with kind ``feature``).
+
+        Args:
+            labels: class numbers of all samples, shape (n,).
+            ids: their ids, shape (n,).
+            num_classes: number of classes, at least 2.
+
+        Raises:
+            ValueError: if the labels are no class numbers, or the file does not fit the samples.
+        """
         if labels.ndim != 1 or labels.is_floating_point():
             raise ValueError(
                 f"corrupt needs class labels of shape (n,), got {labels.dtype} of shape "
                 f"{tuple(labels.shape)}; leave corrupt out for multi-label and regression targets"
             )
         if self.kind == "file":
-            given = self._read(ids, num_classes).to(labels.device)
-            return Corrupted(features, given, given != labels)
-        generator = torch.Generator().manual_seed(self.seed)
-        count = max(1, int(self.frac * len(labels)))
-        rows = ids.cpu().argsort()[torch.randperm(len(labels), generator=generator)[:count]]
+            given = numbers_by_id(Path(str(self.path)), ids, "corrupt.path").to(labels.device)
+            if given.min() < 0 or given.max() >= num_classes:
+                raise ValueError(
+                    f"{self.path} holds labels from {given.min()} to {given.max()}; give class "
+                    f"numbers below {num_classes}"
+                )
+            return given, given != labels
+        rows, generator = self._chosen(ids)
         changed = torch.zeros(len(labels), dtype=torch.bool)
         changed[rows] = True
+        new = labels.cpu().clone()
         if self.kind == "label":
-            moves = torch.randint(1, num_classes, (count,), generator=generator)
-            new = labels.cpu().clone()
+            moves = torch.randint(1, num_classes, (len(rows),), generator=generator)
             new[rows] = (new[rows] + moves) % num_classes
-            return Corrupted(features, new.to(labels.device), changed.to(labels.device))
-        spread = float(features.double().std())
-        noise = torch.randn(count, features.shape[1], generator=generator, dtype=torch.float64)
-        new_features = features.clone()
-        new_features[rows] += (self.level * spread * noise).to(features)
-        return Corrupted(new_features, labels, changed.to(labels.device))
+        return new.to(labels.device), changed.to(labels.device)
 
-    def _read(self, ids: Tensor, num_classes: int) -> Tensor:
-        path = Path(str(self.path))
-        if not path.is_file():
-            raise ValueError(f"corrupt.path={path}: there is no such file; give one of labels")
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            if len(loaded.files) != 1:
-                raise ValueError(f"{path} holds {loaded.files}; give a file with one array")
-            loaded = loaded[loaded.files[0]]
-        if loaded.ndim != 1 or loaded.dtype.kind not in "iu" or len(loaded) <= int(ids.max()):
-            raise ValueError(
-                f"{path} holds {loaded.dtype} of shape {loaded.shape}; give whole numbers, one for "
-                f"each sample id from 0 to {int(ids.max())}"
-            )
-        labels = torch.from_numpy(loaded.astype(np.int64))[ids.cpu()]
-        if labels.min() < 0 or labels.max() >= num_classes:
-            raise ValueError(
-                f"{path} holds labels from {labels.min()} to {labels.max()}; give class numbers "
-                f"below {num_classes}"
-            )
-        return labels
+    def noise(self, ids: Tensor, dims: int, spread: float) -> dict[int, Tensor]:
+        """What ``feature`` adds to rows, shape (dims,) each.
+
+        Args:
+            ids: of all samples, shape (n,).
+            dims: features of a sample.
+            spread: standard deviation of all feature values.
+        """
+        rows, generator = self._chosen(ids)
+        noise = torch.randn(len(rows), dims, generator=generator, dtype=torch.float64)
+        return dict(zip(rows.tolist(), self.level * spread * noise, strict=True))
+
+    def _chosen(self, ids: Tensor) -> tuple[Tensor, torch.Generator]:
+        generator = torch.Generator().manual_seed(self.seed)
+        count = max(1, int(self.frac * len(ids)))
+        places = torch.randperm(len(ids), generator=generator)[:count]
+        return ids.cpu().argsort()[places], generator
+
+
+def numbers_by_id(path: Path, ids: Tensor, argument: str) -> Tensor:
+    """Whole numbers of a .npy file (or a .npz with one array), one for each sample id.
+
+    Args:
+        path: the file.
+        ids: whose numbers are wanted, shape (n,).
+        argument: which option named the file.
+
+    Raises:
+        ValueError: if there is no such file, or it does not fit the ids.
+    """
+    if not path.is_file():
+        raise ValueError(f"{argument}={path}: there is no such file; give a .npy or .npz file")
+    loaded = np.load(path, allow_pickle=False)
+    if not isinstance(loaded, np.ndarray):
+        if len(loaded.files) != 1:
+            raise ValueError(f"{path} holds {loaded.files}; give a file with one array")
+        loaded = loaded[loaded.files[0]]
+    if loaded.ndim != 1 or loaded.dtype.kind not in "iu" or len(loaded) <= int(ids.max()):
+        raise ValueError(
+            f"{path} holds {loaded.dtype} of shape {loaded.shape}; give whole numbers, one for "
+            f"each sample id from 0 to {int(ids.max())}"
+        )
+    return torch.from_numpy(loaded.astype(np.int64))[ids.cpu()]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lightning_priv import functional as maths
 
-from .scoring import SampleScores
+from .summary import sets_table
+from .table import SampleScores
 
 __all__ = [
     "agreement",
@@ -21,6 +22,7 @@ __all__ = [
     "leverage_and_residual",
     "parts_by_decile",
     "ranking",
+    "set_bars",
 ]
 
 Values = NDArray[Any]
@@ -46,6 +48,8 @@ def all_figures(
     changed = scores.columns.get("corrupted")
     if changed is not None and 0 < changed.sum() < len(changed):
         figures["detection"] = detection_curves(scores)
+    if scores.sets is not None:
+        figures["sets"] = set_bars(scores, class_names)
     return figures
 
 
@@ -292,3 +296,25 @@ def _grid(panels: int) -> tuple[Figure, list[Axes]]:
     for unused in axes[panels:]:
         unused.remove()
     return figure, axes[:panels]
+
+
+def set_bars(scores: SampleScores, class_names: Sequence[str] | None = None) -> Figure:
+    """What whole sets tell beside the sum over their members, the most informative first.
+
+    Of more than 40 sets the 40 most informative are shown.
+    """
+    rows = sets_table(scores, class_names).rows[:_MOST_CLASSES]
+    figure = Figure(figsize=(max(6.4, 0.35 * len(rows)), 4), layout="constrained")
+    axis = figure.subplots()
+    places = np.arange(len(rows))
+    for shift, column, name, colour in (
+        (-0.2, 2, "the whole set", _CLEAN),
+        (0.2, 5, "its members one by one, summed", "tab:gray"),
+    ):
+        heights = [float(row[column] or 0) for row in rows]
+        axis.bar(places + shift, heights, 0.4, color=colour, label=name)
+    axis.set_xticks(places, [str(row[0]) for row in rows], rotation=90 if len(rows) > 12 else 0)
+    axis.set(yscale="log", xlabel="set", ylabel=f"{scores.primary} / nats")
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend()
+    return figure

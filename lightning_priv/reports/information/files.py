@@ -1,25 +1,22 @@
-"""The files of a scoring: table, summary, probe, figures; and the features it started from."""
+"""The files of a scoring: table, summary, probe, figures."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from lightning_priv.reports.tables import Table
 
-from .scoring import SampleScores
-from .summary import detection_table, summarise
+from .summary import detection_table, sets_table, summarise
+from .table import SampleScores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["as_table", "load_features", "save_features", "write_scores"]
+__all__ = ["as_table", "write_scores"]
 
 _DPI = 120
 
@@ -39,6 +36,8 @@ def write_scores(
 ) -> dict[str, Any]:
     """Write ``scores.csv``, ``summary.json``, ``probe.pt``, the figures and, with pyarrow, parquet.
 
+    With sets also ``sets.csv``, with a corruption ``detection.csv``.
+
     Args:
         scores: the table.
         folder: made if it is not there; files of the same names are replaced.
@@ -54,6 +53,9 @@ def write_scores(
     _write_parquet(scores, folder / "scores.parquet")
     if "corrupted" in scores.columns:
         (folder / "detection.csv").write_text(detection_table(scores).render("csv") + "\n")
+    if scores.sets is not None:
+        table = sets_table(scores, class_names)
+        (folder / "sets.csv").write_text(table.render("csv") + "\n", encoding="utf-8")
     summary = {**summarise(scores, class_names), **(extra or {})}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2, default=str) + "\n")
     probe = {"weight": scores.weight, "mean": scores.mean, "scale": scores.scale}
@@ -74,28 +76,3 @@ def _write_parquet(scores: SampleScores, path: Path) -> None:
         return
     table = pyarrow.table({name: list(v.tolist()) for name, v in scores.columns.items()})
     pyarrow.parquet.write_table(table, path)
-
-
-def save_features(path: Path, ids: Tensor, features: Tensor, labels: Tensor) -> None:
-    """Write features so that the file is there completely or not at all.
-
-    Args:
-        path: a .npz file.
-        ids: sample ids, shape (n,).
-        features: shape (n, d).
-        labels: shape (n,) or (n, C).
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez(file, ids=ids.numpy(), features=features.numpy(), labels=labels.numpy())
-    partial.replace(path)
-
-
-def load_features(path: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Read what ``save_features`` wrote: ids, features, labels."""
-    with np.load(path, allow_pickle=False) as found:
-        ids, features, labels = (
-            torch.from_numpy(found[name]) for name in ("ids", "features", "labels")
-        )
-    return ids, features, labels

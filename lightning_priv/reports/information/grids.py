@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .scoring import SampleScores
+from .table import SampleScores
 
 __all__ = ["as_picture", "extreme_rows", "informative_grid"]
 

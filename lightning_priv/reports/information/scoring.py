@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,55 +14,17 @@ from torch import Tensor
 
 from lightning_priv import functional as maths
 
-from .corruption import Corruption
+from .corruption import Corruption, numbers_by_id
+from .samples import OwnSamples, Standardize, repeated
+from .table import Baseline, SampleScores, columns_of
 
 __all__ = ["Baseline", "Covariance", "Estimator", "Head", "SampleScores", "Scoring"]
 
 Covariance = Literal["full", "diag", "kfac", "ekfac", "auto"]
 Estimator = Literal["self", "alo", "alo_sketch", "exact", "retrain"]
 Head = Literal["auto", "softmax", "binary", "multilabel", "regression"]
-Standardize = Literal["none", "zscore", "l2"]
-Baseline = Literal[
-    "loss", "el2n", "grad_norm", "margin", "self_influence", "loo_loss", "cl_self_confidence",
-    "cl_margin", "sui", "pvi", "memorisation", "knn_shapley",
-]  # fmt: skip
 
-Column = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class SampleScores:
-    """The table of scores, sorted by sample id, and what was fitted.
-
-    Args:
-        columns: one array of length n for each column, in the order of the file.
-        primary: name of the column that ranks the samples, for example ``lsi_full``.
-        weight: weights of the probe, shape (C, d + 1), the bias last.
-        mean: subtracted from the features, shape (d,).
-        scale: divided by, shape (d,).
-        facts: what the summary says of the fit: n, d, classes, prior precision, times, ...
-    """
-
-    columns: dict[str, Column]
-    primary: str
-    weight: Tensor
-    mean: Tensor
-    scale: Tensor
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.columns["index"])
-
-    @property
-    def score_columns(self) -> list[str]:
-        """Columns that rank samples from harmless to suspicious or informative."""
-        known = set(get_args(Baseline)) | {"delta_norm"}
-        return [
-            name
-            for name in self.columns
-            if name in known
-            or (name.startswith("lsi_") and name not in ("lsi_rank", "lsi_class_rank"))
-        ]
+_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -77,13 +40,20 @@ class Scoring:
         head: kind of targets; ``auto``: whole numbers are classes, a 0/1 matrix is multi-label,
             other numbers are regression.
         num_classes: classes of the softmax head; default: the largest label + 1.
-        sketch_dim: random vectors of ``alo_sketch``.
+        sketch_dim: random vectors of ``alo_sketch``, and of the baseline ``trak``.
         refine_top_k: compute the highest k scores again by exact leave-one-out.
         standardize: ``zscore`` standardises each feature, ``l2`` scales each sample to length 1.
         dtype: precision of the computation.
         chunk_rows: samples that are worked on at once.
         device: where to compute; ``auto`` is a GPU if there is one.
-        baselines: other scores to put beside it.
+        memory_gib: features up to this size are held in memory, larger ones are read in pieces in
+            each pass (``chunk_rows`` at a time), from a memory-mapped file for example.
+        baselines: other scores to put beside it. ``knn_shapley`` holds all features in memory.
+            ``forgetting`` is not computed here but counted in a training, and given to ``score``.
+        sets: also what whole sets tell: ``classes``, or a .npy file with the number of the set of
+            each sample id (negative: of none). Not the sum over members, who cover for each other.
+        sets_estimator: ``exact`` fits the probe without each set; ``alo`` takes one Newton step,
+            which is good for small sets only.
         cv_folds: folds of the cross-validated baselines.
         seed: seed of sketches and folds.
         protocol: ``retrain``: ``paper`` has the public code's weight decay 5e-4 beside its own
@@ -104,10 +74,13 @@ class Scoring:
     dtype: Literal["float64", "float32"] = "float64"
     chunk_rows: int = 16384
     device: str = "auto"
+    memory_gib: float = 4.0
     baselines: Sequence[Baseline] = ("loss", "el2n", "grad_norm", "loo_loss", "cl_margin")
     cv_folds: int = 5
     seed: int = 0
     protocol: Literal["paper", "matched"] = "paper"
+    sets: str | None = None
+    sets_estimator: Literal["alo", "exact"] = "exact"
 
     def __post_init__(self) -> None:
         precision = self.prior_precision
@@ -122,26 +95,30 @@ class Scoring:
         for name, least in (("sketch_dim", 1), ("refine_top_k", 0), ("chunk_rows", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least {least}")
+        if not self.memory_gib >= 0:
+            raise ValueError(f"memory_gib={self.memory_gib}: give a number of at least 0")
         if self.cv_folds < 2:
             raise ValueError(f"cv_folds={self.cv_folds}: give at least 2")
 
     def score(
         self,
-        features: Tensor,
+        features: "Tensor | NDArray[Any]",
         labels: Tensor,
         ids: Tensor | None = None,
         corrupt: Corruption | None = None,
         shards: "maths.Shards | None" = None,
+        given: Mapping[str, Tensor] | None = None,
     ) -> SampleScores:
         """Fit the probe once and score every sample.
 
         Args:
-            features: all samples, shape (n, d).
+            features: shape (n, d); a memory-mapped array is read in pieces if it is large.
             labels: their targets, shape (n,), or (n, C) for multi-label and regression targets.
             ids: sample ids, shape (n,), without repetition; default: the positions.
             corrupt: a controlled corruption; its ground truth becomes columns of the table.
-            shards: share the work among the processes of a group. Every process calls with all
-                samples; each scores its part, and every process gets the whole table.
+            shards: this process among those that share the samples. Each calls with its own
+                samples only, as many as it has, and each gets the whole table.
+            given: further scores of these samples, shape (n,) each, for example ``forgetting``.
 
         Returns:
             The table, sorted by sample id.
@@ -150,34 +127,45 @@ class Scoring:
             ValueError: if shapes do not fit, ids repeat or features are not finite.
         """
         start = time.perf_counter()
-        ids = torch.arange(len(features)) if ids is None else ids.cpu()
-        features, labels, ids = self._checked(features, labels, ids)
-        head = _head(labels) if self.head == "auto" else self.head
-        classes = self._classes(labels, head)
-        truth, changed = labels, None
+        shards = shards or maths.Shards()
+        if ids is None:
+            if shards.world_size > 1:
+                raise ValueError("samples of several processes need ids")
+            ids = torch.arange(len(labels))
+        own = OwnSamples(features, labels.cpu(), ids.cpu().long(), shards, self.chunk_rows)
+        all_ids, truth = self._everyone(own)
+        own.check()
+        head = _head(truth) if self.head == "auto" else self.head
+        classes = self._classes(truth, head)
+        seen, changed = truth, None
         if corrupt is not None:
-            # classes is None only for targets that apply() refuses
-            done = corrupt.apply(features, labels, ids, classes or 2)
-            features, labels, changed = done.features, done.labels, done.changed
-        x, mean, scale = self._standardised(features)
+            # classes is None only for targets that change_labels() refuses
+            seen, changed = corrupt.change_labels(truth, all_ids, classes or 2)
+            self._corrupted(own, corrupt, all_ids, seen)
+        mean, scale = own.standardise(self.standardize)
         device = _device(self.device)
-        x, y = x.to(device), labels.to(device)
+        large = len(own) * own.dims * (8 if self.dtype == "float64" else 4) > self.memory_gib * _GIB
+        # an iterable of pieces is never held as a whole
+        x, y = (own, None) if large else (own.whole().to(device), own.labels.to(device))
         common: dict[str, Any] = {
             "head": head,
             "num_classes": classes,
             "dtype": getattr(torch, self.dtype),
+            "device": device,
             "chunk_rows": self.chunk_rows,
+            "shards": shards,
         }
-        precision = self._precision(x, y, common)
+        precision = self.prior_precision
+        if precision == "marglik":
+            precision = maths.fit_prior_precision(x, y, **common)
         fitted = time.perf_counter()
-        rows = slice(None) if shards is None else slice(shards.rank, None, shards.world_size)
-        fit = maths.fit_probe(x[rows], y[rows], precision, shards=shards, **common)
+        fit = maths.fit_probe(x, y, precision, **common)
         scored = time.perf_counter()
         results: dict[str, dict[str, Any]] = {}
         for covariance in self.covariance:
             result = maths.lsi_scores(
-                x[rows],
-                y[rows],
+                x,
+                y,
                 precision,
                 covariance,
                 self._estimator(covariance),
@@ -186,22 +174,25 @@ class Scoring:
                 sketch_dim=self.sketch_dim,
                 seed=self.seed,
                 protocol=self.protocol,
-                shards=shards,
                 **common,
             )
-            results[result.covariance] = _gathered(result, ids[rows], shards)
+            results[result.covariance] = _gathered(result, own)
         ended = time.perf_counter()
+        others = self._others(x, y, fit, own, given or {})
         first = next(iter(results))
-        others = maths.lsi_baselines(
-            x, y, fit, names=tuple(self.baselines), cv_folds=self.cv_folds, seed=self.seed
-        )
-        columns = _columns(ids, labels, head, results, others)
+        columns = columns_of(all_ids, seen, head, results, others)
+        sets = None
+        if self.sets is not None:
+            numbers = self._set_numbers(all_ids, seen, head)
+            sets = self._sets(x, y, fit, own, all_ids, numbers, columns[f"lsi_{first}"], common)
+            if self.sets != "classes":
+                columns["set"] = numbers.numpy()
         if changed is not None:
-            columns["corrupted"] = _array(changed).astype(np.int64)
-            columns["true_label"] = _array(truth)
+            columns["corrupted"] = changed.long().numpy()
+            columns["true_label"] = truth.numpy()
         facts = {
-            "n": len(x),
-            "features": x.shape[1],
+            "n": len(all_ids),
+            "features": own.dims,
             "classes": classes,
             "parameters": int(fit.num_parameters),
             "head": head,
@@ -212,6 +203,7 @@ class Scoring:
             "standardize": self.standardize,
             "dtype": self.dtype,
             "device": str(device),
+            "streamed": large,
             "seed": self.seed,
             "gradient_norm": float(fit.gradient_norm),
             "iterations": int(fit.iterations),
@@ -223,35 +215,103 @@ class Scoring:
                 "all": round(time.perf_counter() - start, 4),
             },
         }
-        return SampleScores(columns, f"lsi_{first}", fit.weight.cpu(), mean, scale, facts)
+        weight = fit.weight.cpu()
+        return SampleScores(columns, f"lsi_{first}", weight, mean, scale, facts, sets)
 
-    def _checked(
-        self, features: Tensor, labels: Tensor, ids: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows sorted by id, after checks."""
-        if features.ndim != 2 or not len(features) == len(labels) == len(ids):
-            raise ValueError(
-                f"got features {tuple(features.shape)}, labels {tuple(labels.shape)} and ids "
-                f"{tuple(ids.shape)}; give (n, d), (n,) or (n, C), and (n,)"
-            )
-        if len(features) < 2:
-            raise ValueError(f"got {len(features)} samples; give at least 2")
+    def _everyone(self, own: OwnSamples) -> tuple[Tensor, Tensor]:
+        """Sorted ids and the labels of all processes."""
+        ids = own.shards.concatenate(own.ids)
+        if len(ids) < 2:
+            raise ValueError(f"got {len(ids)} samples; give at least 2")
         order = ids.argsort(stable=True)
-        ids = ids[order]
-        repeated = ids[1:][ids[1:] == ids[:-1]]
-        if len(repeated):
+        repeated(ids[order])
+        return ids[order], own.shards.concatenate(own.labels)[order]
+
+    def _corrupted(
+        self, own: OwnSamples, corrupt: Corruption, all_ids: Tensor, seen: Tensor
+    ) -> None:
+        """Let the samples of this process have the changed labels and features."""
+        places = torch.searchsorted(all_ids, own.ids)
+        own.labels = seen[places]
+        if corrupt.kind != "feature":
+            return
+        count = len(all_ids) * own.dims
+        mean, std = own.moments()
+        squares = float((std.square() + (mean - mean.mean()).square()).mean())
+        spread = math.sqrt(squares * count / max(1, count - 1))
+        noise = corrupt.noise(all_ids, own.dims, spread)
+        rows = {place: row for row, place in enumerate(places.tolist())}
+        own.noisy = {rows[place]: value for place, value in noise.items() if place in rows}
+
+    def _others(
+        self, x: Any, y: Any, fit: "maths.ProbeFit", own: OwnSamples, given: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The baselines of all samples, in the order of their ids."""
+        missing = [n for n in self.baselines if n == "forgetting" and n not in given]
+        if missing:
             raise ValueError(
-                f"sample id {int(repeated[0])} comes more than once; give each sample one id, and "
-                "a loader that pads or repeats none"
+                "baseline forgetting is counted while a network is trained: use LSIProbe in a "
+                "training, or the subcommand lsi with train: true"
             )
-        bad = ~torch.isfinite(features).all(1)
-        if bad.any():
-            worst = ids[bad[order].cpu()][:5].tolist()
-            raise ValueError(
-                f"{int(bad.sum())} samples have NaN or infinite features, among them the ids "
-                f"{worst}; check the network (a diverged training?) and the inputs"
-            )
-        return features[order.to(features.device)], labels[order.to(labels.device)], ids
+        names = [name for name in self.baselines if name != "forgetting"]
+        found: dict[str, Tensor] = maths.lsi_baselines(
+            x,
+            y,
+            fit,
+            names=names,
+            cv_folds=self.cv_folds,
+            seed=self.seed,
+            proj_dim=self.sketch_dim,
+            ids=own.ids,
+            chunk_rows=self.chunk_rows,
+            shards=own.shards,
+        )
+        found |= given
+        return {name: _sorted(values, own) for name, values in found.items()}
+
+    def _set_numbers(self, all_ids: Tensor, seen: Tensor, head: str) -> Tensor:
+        if self.sets != "classes":
+            return numbers_by_id(Path(str(self.sets)), all_ids, "sets")
+        if head not in ("softmax", "binary"):
+            raise ValueError(f"sets: classes needs class labels; the head is {head}")
+        return seen.long()
+
+    def _sets(
+        self,
+        x: Any,
+        y: Any,
+        fit: "maths.ProbeFit",
+        own: OwnSamples,
+        all_ids: Tensor,
+        numbers: Tensor,
+        scores: NDArray[Any],
+        common: Mapping[str, Any],
+    ) -> dict[str, NDArray[Any]]:
+        names = numbers[numbers >= 0].unique()
+        if len(names) < 1:
+            raise ValueError(f"sets={self.sets}: no sample belongs to a set")
+        members = torch.where(numbers < 0, -1, torch.searchsorted(names, numbers))
+        covariance: Literal["full", "diag"] = "diag" if self.covariance[0] == "diag" else "full"
+        found = maths.lsi_sets(
+            x,
+            y,
+            members[torch.searchsorted(all_ids, own.ids)],
+            fit.l2,
+            covariance,
+            self.sets_estimator,
+            fit=fit,
+            **common,
+        )
+        inside = members >= 0
+        sums = np.bincount(members[inside].numpy(), scores[inside.numpy()], len(names))
+        columns = {
+            "set": names,
+            "samples": found.sizes,
+            "information": found.scores,
+            "mean_shift": found.mean_shift,
+            "curvature": found.curvature,
+        }
+        return {**{k: v.cpu().numpy() for k, v in columns.items()}, "sum_of_members": sums}
 
     def _classes(self, labels: Tensor, head: str) -> int | None:
         if head != "softmax":
@@ -274,25 +334,6 @@ class Scoring:
         sketched = self.estimator == "alo_sketch" and covariance not in ("full", "auto")
         return "alo" if sketched else self.estimator
 
-    def _standardised(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dims = features.shape[1]
-        mean, scale = torch.zeros(dims, dtype=torch.float64), torch.ones(dims, dtype=torch.float64)
-        if self.standardize == "none":
-            return features, mean, scale
-        wide = features.double()
-        if self.standardize == "l2":
-            norm = wide.norm(dim=1, keepdim=True)
-            return wide / norm.where(norm > 0, torch.ones_like(norm)), mean, scale
-        std, mean = torch.std_mean(wide, dim=0, correction=0)
-        # a constant feature is only centred
-        scale = std.where(std > 1e-12 * (1 + mean.abs()), torch.ones_like(std))
-        return (wide - mean) / scale, mean.cpu(), scale.cpu()
-
-    def _precision(self, x: Tensor, y: Tensor, common: dict[str, Any]) -> float:
-        if self.prior_precision != "marglik":
-            return float(self.prior_precision)
-        return maths.fit_prior_precision(x, y, **common)
-
 
 def _head(labels: Tensor) -> str:
     if labels.ndim == 1 and not labels.is_floating_point():
@@ -308,89 +349,18 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _gathered(
-    result: "maths.LSIResult", ids: Tensor, shards: "maths.Shards | None"
-) -> dict[str, Any]:
+def _gathered(result: "maths.LSIResult", own: OwnSamples) -> dict[str, Any]:
     """The fields of a result, of all samples in the order of their ids."""
     names = ("scores", "mean_shift", "curvature", "leverage", "delta_norm", "flagged", "refined")
     fields: dict[str, Any] = {name: getattr(result, name) for name in names}
     fields |= {"logits": result.logits, "loo_logits": result.loo_logits}
-    fields |= {name: fields[name].long() for name in ("flagged", "refined")}  # sums need numbers
-    if shards is not None:
-        fields = {
-            name: None if value is None else shards.gather(value, ids.to(value.device))[1]
-            for name, value in fields.items()
-        }
-    return {**fields, "approximation": result.approximation}
+    return {
+        **{name: None if v is None else _sorted(v, own) for name, v in fields.items()},
+        "approximation": result.approximation,
+    }
 
 
-def _columns(
-    ids: Tensor,
-    labels: Tensor,
-    head: str,
-    results: dict[str, dict[str, Any]],
-    others: dict[str, Tensor],
-) -> dict[str, Column]:
-    first = next(iter(results.values()))
-    y = labels.cpu()
-    columns: dict[str, Column] = {"index": _array(ids), "label": _targets(y)}
-    prediction, own = _outputs(first["logits"].cpu(), y, head)
-    columns["pred"] = _targets(prediction)
-    if own is not None:
-        columns["p_label"] = _array(own)
-    for name, result in results.items():
-        columns[f"lsi_{name}"] = _array(result["scores"])
-        columns[f"lsi_{name}_quad"] = _array(result["mean_shift"])
-        columns[f"lsi_{name}_curv"] = _array(result["curvature"])
-    scores = _array(first["scores"])
-    columns["lsi_rank"] = _ranks(scores)
-    if head in ("softmax", "binary"):
-        columns["lsi_class_rank"] = _class_ranks(scores, _array(y))
-    for name in ("leverage", "delta_norm"):
-        found = next((r[name] for r in results.values() if r[name] is not None), None)
-        if found is not None:
-            columns[name] = _array(found)
-    own_without = _outputs(first["loo_logits"].cpu(), y, head)[1]
-    if own_without is not None:
-        columns["loo_p_label"] = _array(own_without)
-    columns |= {name: _array(values) for name, values in others.items()}
-    columns["flag"] = _array(first["flagged"]).astype(np.int64)
-    columns["refined"] = _array(first["refined"]).astype(np.int64)
-    return columns
-
-
-def _array(values: Tensor) -> Column:
-    return values.detach().cpu().numpy()
-
-
-def _targets(values: Tensor) -> Column:
-    """Numbers as they are; rows of several targets as words, 1;0;1."""
-    if values.ndim == 1:
-        return _array(values)
-    return np.array([";".join(f"{v:g}" for v in row) for row in values.tolist()])
-
-
-def _outputs(logits: Tensor, y: Tensor, head: str) -> tuple[Tensor, Tensor | None]:
-    """Predictions, and the probability of the given label where there is one."""
-    if head == "softmax":
-        return logits.argmax(1), logits.softmax(1).gather(1, y[:, None]).squeeze(1)
-    if head == "regression":
-        return (logits.squeeze(1) if y.ndim == 1 else logits), None
-    z = logits.squeeze(1) if y.ndim == 1 else logits
-    fits = torch.sigmoid(torch.where(y > 0, z, -z))
-    return (z > 0).long(), fits if y.ndim == 1 else fits.prod(1)
-
-
-def _ranks(scores: Column) -> Column:
-    """1 for the highest score; of equals, the earlier sample comes first."""
-    ranks = np.empty(len(scores), dtype=np.int64)
-    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    return ranks
-
-
-def _class_ranks(scores: Column, labels: Column) -> Column:
-    ranks = np.empty(len(scores), dtype=np.int64)
-    for label in np.unique(labels):
-        rows = labels == label
-        ranks[rows] = _ranks(scores[rows])
-    return ranks
+def _sorted(values: Tensor, own: OwnSamples) -> Tensor:
+    """Values of this process's samples, with those of all, in the order of the ids."""
+    numbers = values.long() if values.dtype == torch.bool else values  # sums need numbers
+    return own.shards.gather(numbers, own.ids.to(values.device))[1]

@@ -12,9 +12,16 @@ from lightning_priv import __version__
 from lightning_priv import functional as maths
 from lightning_priv.reports.tables import Cell, Table
 
-from .scoring import SampleScores
+from .table import SampleScores
 
-__all__ = ["class_table", "detection_table", "mean_with_interval", "ranking_table", "summarise"]
+__all__ = [
+    "class_table",
+    "detection_table",
+    "mean_with_interval",
+    "ranking_table",
+    "sets_table",
+    "summarise",
+]
 
 
 def summarise(scores: SampleScores, class_names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -58,6 +65,9 @@ def summarise(scores: SampleScores, class_names: Sequence[str] | None = None) ->
         summary["detection"] = {
             str(row[0]): dict(zip(table.columns[1:], row[1:], strict=True)) for row in table.rows
         }
+    if scores.sets is not None:
+        table = sets_table(scores, class_names)
+        summary["sets"] = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     return summary
 
 
@@ -134,6 +144,34 @@ def class_table(scores: SampleScores, class_names: Sequence[str] | None = None) 
     rows.sort(key=lambda row: -float(row[2] or 0))
     columns = ["class", "samples", "mean", "median", "sum", "share"]
     return Table(columns, rows, f"{scores.primary} by class")
+
+
+def sets_table(scores: SampleScores, class_names: Sequence[str] | None = None) -> Table:
+    """What whole sets tell, the most informative first.
+
+    Columns: the set, its samples, its information in nats with both parts, the sum over its
+    members one by one, and the quotient of the two. Above 1 the members cover for each other, as
+    duplicates do: one alone tells little, and together they tell more than the sum.
+
+    Args:
+        scores: the table, scored with ``sets``.
+        class_names: a name for each class number, if the sets are the classes.
+
+    Raises:
+        ValueError: if no sets were asked for.
+    """
+    if scores.sets is None:
+        raise ValueError("the table has no sets; score with sets: classes, or sets: FILE")
+    c = scores.sets
+    names = class_names if "set" not in scores.columns else None
+    rows: list[list[Cell]] = []
+    for row in np.argsort(-c["information"], kind="stable"):
+        alone, together = float(c["sum_of_members"][row]), float(c["information"][row])
+        parts = [float(c[name][row]) for name in ("mean_shift", "curvature")]
+        first: list[Cell] = [_name(int(c["set"][row]), names), int(c["samples"][row]), together]
+        rows.append([*first, *parts, alone, together / alone if alone > 0 else None])
+    columns = ["set", "samples", "information", "mean_shift", "curvature", "sum_of_members"]
+    return Table([*columns, "together_to_alone"], rows, "information of whole sets")
 
 
 def ranking_table(

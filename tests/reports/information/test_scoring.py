@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_priv.functional import fit_probe, lsi_baselines, lsi_scores
+from lightning_priv.functional import fit_probe, lsi_baselines, lsi_scores, lsi_sets
 from lightning_priv.reports.information import (
     Corruption,
     SampleScores,
@@ -21,13 +21,12 @@ from lightning_priv.reports.information import (
     dataset_difficulty,
     detection_table,
     informative_grid,
-    load_features,
     mean_with_interval,
     order_drift,
     portion_curves,
     pruning_curves,
     ranking_table,
-    save_features,
+    sets_table,
     summarise,
     write_scores,
 )
@@ -77,9 +76,14 @@ def test_every_baseline_can_be_asked_for() -> None:
     from lightning_priv.functional.laplace_information import BASELINES
     from lightning_priv.reports.information.scoring import Baseline
 
-    assert set(get_args(Baseline)) == set(BASELINES)
-    scores = Scoring(baselines=get_args(Baseline), covariance=("full",)).score(*data())
+    assert set(get_args(Baseline)) == {*BASELINES, "forgetting"}
+    scoring = Scoring(baselines=get_args(Baseline), covariance=("full",))
+    given = {"forgetting": torch.arange(N)}
+    scores = scoring.score(*data(), given=given)
     assert set(get_args(Baseline)) <= set(scores.score_columns)
+    assert scores.columns["forgetting"].tolist() == list(range(N))
+    with pytest.raises(ValueError, match="train: true"):
+        scoring.score(*data())
     assert all(np.isfinite(scores.columns[name]).all() for name in BASELINES)
 
 
@@ -105,6 +109,69 @@ def test_standardisation_is_kept_with_the_probe() -> None:
     unit = Scoring(standardize="l2", baselines=()).score(x, y)
     expected = lsi_scores(x / x.norm(dim=1, keepdim=True), y).scores
     np.testing.assert_allclose(unit.columns["lsi_full"], expected, rtol=1e-9)
+
+
+def test_whole_sets() -> None:
+    x, y = data()
+    x, y = torch.cat([x, x[:3]]), torch.cat([y, y[:3]])  # three have a twin
+    scores = Scoring(sets="classes", baselines=()).score(x, y)
+    assert scores.sets is not None
+    expected = lsi_sets(x, y, y, estimator="exact")
+    np.testing.assert_allclose(scores.sets["information"], expected.scores, rtol=1e-9)
+    assert scores.sets["samples"].tolist() == y.bincount().tolist()
+    for row, label in enumerate(scores.sets["set"]):
+        members = scores.columns["lsi_full"][scores.columns["label"] == label].sum()
+        assert scores.sets["sum_of_members"][row] == pytest.approx(members)
+    assert "sets" in all_figures(scores, ["a", "b", "c"])
+    summary = write_scores(scores, Path("out"), ["a", "b", "c"])
+    assert {row["set"] for row in summary["sets"]} == {"a", "b", "c"}
+    assert len(Path("out/sets.csv").read_text().splitlines()) == CLASSES + 1
+    # a file of numbers: each twin with its double, all others in no set; ids are not positions
+    numbers = np.full(200, -1)
+    for twin in range(3):
+        numbers[[50 + twin, 50 + N + twin]] = 10 + twin
+    np.save("sets.npy", numbers)
+    pairs = Scoring(sets="sets.npy", baselines=()).score(x, y, torch.arange(N + 3) + 50)
+    assert pairs.sets is not None
+    assert pairs.sets["set"].tolist() == [10, 11, 12]
+    expected = lsi_sets(x, y, [torch.tensor([k, N + k]) for k in range(3)], estimator="exact")
+    np.testing.assert_allclose(pairs.sets["information"], expected.scores, rtol=1e-9)
+    assert (pairs.sets["information"] > pairs.sets["sum_of_members"]).all()  # they cover each other
+    assert pairs.columns["set"].tolist()[:4] == [10, 11, 12, -1]
+    ratios = [row[-1] for row in sets_table(pairs).rows]
+    assert all(isinstance(ratio, float) and ratio > 1 for ratio in ratios)
+    quick = Scoring(sets="sets.npy", sets_estimator="alo", covariance=("diag",), baselines=())
+    assert (quick.score(x, y, torch.arange(N + 3) + 50).sets or {})["samples"].tolist() == [2] * 3
+
+
+def test_sets_that_cannot_be_scored() -> None:
+    x, y = data()
+    np.save("none.npy", np.full(N, -1))
+    for sets, targets, text in (
+        ("none.npy", y, "no sample belongs to a set"),
+        ("missing.npy", y, "sets=missing.npy: there is no such file"),
+        ("classes", x[:, :2], "needs class labels"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            Scoring(sets=sets, baselines=()).score(x, targets)
+    with pytest.raises(ValueError, match="no sets"):
+        sets_table(Scoring(baselines=()).score(x, y))
+
+
+def test_a_mapped_file_is_read_in_pieces_and_gives_the_same() -> None:
+    x, y = data()
+    np.save("x.npy", x.numpy())
+    mapped = np.load("x.npy", mmap_mode="r")
+    options = {"standardize": "zscore", "chunk_rows": 7, "baselines": ("el2n", "cl_margin")}
+    corrupt = Corruption("feature", 0.2, seed=2)
+    whole = Scoring(**options).score(x, y, None, corrupt)
+    found = Scoring(**options, memory_gib=0.0).score(mapped, y, None, corrupt)
+    assert (whole.facts["streamed"], found.facts["streamed"]) == (False, True)
+    for name, values in whole.columns.items():
+        np.testing.assert_allclose(found.columns[name], values, rtol=1e-9, err_msg=name)
+    direct = corrupt.apply(x, y, torch.arange(N), CLASSES).features
+    z = (direct - direct.mean(0)) / direct.std(0, correction=0)
+    np.testing.assert_allclose(found.columns["lsi_full"], lsi_scores(z, y).scores, rtol=1e-8)
 
 
 def test_other_heads() -> None:
@@ -268,14 +335,6 @@ def test_files(flipped: SampleScores) -> None:
     assert [float(r["lsi_full"]) for r in rows] == flipped.columns["lsi_full"].tolist()
     probe = torch.load("out/probe.pt", weights_only=True)
     assert probe["weight"].shape == (CLASSES, DIM + 1)
-    x, y = data()
-    path = Path("kept/features.npz")
-    save_features(path, torch.arange(N), x, y)
-    assert [f.name for f in path.parent.iterdir()] == ["features.npz"]
-    ids, features, labels = load_features(path)
-    assert torch.equal(features, x)
-    assert torch.equal(labels, y)
-    assert ids.tolist() == list(range(N))
 
 
 def test_parquet(flipped: SampleScores) -> None:
