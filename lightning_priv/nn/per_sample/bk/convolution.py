@@ -69,6 +69,8 @@ class Convolution(Part):
 
     def gradients(self) -> Tensor:
         """The gradients themselves."""
+        if self._kept is not None:
+            return self._kept
         whole = slice(0, self.scope.records)
         if (self._route or self._choose()) in ("single", "pixels"):
             return self._single(whole)
@@ -81,14 +83,27 @@ class Convolution(Part):
             return self._gram(self._pixel_grams, prod(self._x.shape[2:]))
         if route == "patches":
             return self._gram(self._patch_grams, self._positions)
+        return self._scan(route, squares_of)
+
+    def scan(self, look: Callable[[Tensor], Tensor]) -> Tensor:
+        """What ``look`` says of the gradients, some records at a time; then as after ``measure``.
+
+        Args:
+            look: from gradients (n, *weight) to a tensor with n rows.
+        """
+        direct = self._route in ("single", "unfold")
+        route = self._route if direct and self._route else self._choose(directly=True)
+        return self._scan(route, look)
+
+    def _scan(self, route: str, look: Callable[[Tensor], Tensor]) -> Tensor:
         direct = self._single if route == "single" else self._unfold
-        if worth_keeping(prod(self._shape), self._x, self._g):
-            self._kept = direct(slice(0, self.scope.records))
-            self._x = self._g = self._x.new_empty(0)
-            return squares_of(self._kept)
         size = self._x.element_size() * prod(self._shape)
         chunks = self.scope.chunks(size, self._x.device)
-        return torch.cat([squares_of(direct(c)) for c in chunks])
+        if worth_keeping(prod(self._shape), self._x, self._g):
+            self._kept = kept = direct(slice(0, self.scope.records))
+            self._x = self._g = self._x.new_empty(0)
+            return torch.cat([look(kept[c]) for c in chunks])
+        return torch.cat([look(direct(c)) for c in chunks])
 
     def add_to(self, out: Tensor, factors: Tensor) -> None:
         """Add the weighted sum to ``out``."""
@@ -173,7 +188,7 @@ class Convolution(Part):
         columns, g = self._operands(records)
         return torch.bmm(columns.mT, columns), torch.bmm(g.mT, g)
 
-    def _choose(self) -> str:
+    def _choose(self, directly: bool = False) -> str:
         x, g, geo = self._x, self._g, self._geometry
         groups, positions = geo.groups, self._positions
         inputs, outputs = prod(self._shape[1:]), g.shape[1] // groups
@@ -186,16 +201,17 @@ class Convolution(Part):
             cost["pixels"] = (
                 again + pixels**2 * x.shape[1] + positions**2 * (outputs + prod(geo.kernel))
             )
+        if directly:
+            cost = {name: cost[name] for name in ("single", "unfold")}
         best = min(cost.values())
         trials = {name: self._trial(name) for name, steps in cost.items() if steps <= _PRUNE * best}
         on_gpu = x.device.type == "cuda"
         # windows that overlap little, or are few numbers, cost little to unfold
         rule = "unfold" if on_gpu or not ones or inputs <= 64 else "single"
-        if positions <= 64:
+        if positions <= 64 and not directly:
             rule = "pixels" if "pixels" in trials and positions > 16 else "patches"
-        key = (
-            Convolution, x.shape[1:], g.shape[1:], geo, self.scope.views, x.dtype, x.device,
-        )  # fmt: skip
+        shapes = (x.shape[1:], g.shape[1:], self.scope.views, x.dtype, x.device)
+        key = (Convolution, directly, geo, *shapes)
         return self.scope.routes.choose(key, rule if rule in trials else "single", trials, on_gpu)
 
     def _trial(self, route: str) -> Callable[[], None]:

@@ -96,9 +96,7 @@ class BookKeepingEngine(HooksEngine):
             scope = self._scope()
             parts, self._parts = self._parts, []
             # parameters used several times: only now are all their uses known
-            parts += [
-                Dense(p, g, Scope(scope.records, 1, scope.routes)) for p, g in self._take().items()
-            ]
+            parts += [Dense(p, g, scope.of_records()) for p, g in self._take().items()]
             for part in parts:
                 if part.parameter not in self._squared:
                     self._squared[part.parameter] = part.measure()

@@ -39,6 +39,10 @@ class Scope:
         for start in range(0, self.records, step):
             yield slice(start, min(start + step, self.records))
 
+    def of_records(self) -> Scope:
+        """The same batch for values that are summed over the views already."""
+        return Scope(self.records, 1, self.routes)
+
     def by_rows(self, values: Tensor) -> Tensor:
         """Values of records, shape (records,), repeated for each of their rows."""
         return values.repeat_interleave(self.views) if self.views > 1 else values
