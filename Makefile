@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
 DEMO := configs/demo/hcnn_digits.yaml
 export OMP_NUM_THREADS ?= 1
 
@@ -27,8 +28,8 @@ demo: $(STAMP)  ## train a hyperbolic CNN on real digits and test it; ends with 
 	$(BIN)/python -m lightning_priv fit --config $(DEMO)
 	$(BIN)/python -m lightning_priv test --config $(DEMO) --ckpt_path last
 
-test: $(STAMP)  ## the default tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the default tests, in two processes (make test WORKERS=0 for one)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-all: $(STAMP)  ## all tests: also the slow ones and those on two processes
 	$(BIN)/python -m pytest -m ""

@@ -1,118 +1,101 @@
-"""Cost of a training step of the fully hyperbolic ResNet-18 against the Euclidean one.
+"""Cost and accuracy of the fully hyperbolic ResNet-18 against the Euclidean one.
 
-Prints CPU or GPU time of forward + backward, interleaved in one run, the ratio to E, and the bytes
-that autograd keeps for the backward pass. Rows:
+Sections, all of them by default:
+
+step        forward + backward in training mode, and the bytes that autograd keeps for it
+layers      the same for single layers (64 channels, 32x32) against their Euclidean counterparts
+inference   forward in evaluation mode
+autocast    as step, in bfloat16 autocast
+memory      growth of the peak of resident memory by one step, each network in a process of its own
+arithmetic  error against float64: batch norm far from the origin, logits in float32 and bfloat16
+gpu         step in float32 and bfloat16, with peak memory; left out where there is no GPU
+
+Times are CPU times (GPU: wall times), the compared networks take turns. Rows of networks:
 
 E           Euclidean ResNet-18 with in-place ReLU
 L           Lorentz ResNet-18 as it trains by default: one autograd Function a unit
-L, layers   the same network with separate layers (fused=False)
-published   the layers as published: points with a time entry, channels last, unfolded windows,
-            log, transport and exp in full; our transcription of the formulas, not the official code
+L, layers   the same network with separate layers (fused=False): tensors only, as in torch.compile
+published   see published_hcnn.py
 
-    python benchmarks/bench_hyperbolic.py --batch 16 32 --rounds 9
+    python benchmarks/bench_hyperbolic.py
+    python benchmarks/bench_hyperbolic.py --sections step --batch 16 32 --rounds 9
 """
 
 import argparse
 import math
+import multiprocessing
 import platform
+import resource
 import statistics
+import sys
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
+from hyperbolic_errors import logits_errors, norm_error
+from published_hcnn import PublishedConv, PublishedNorm, published
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lightning_priv import functional as fn
 from lightning_priv.nn import HyperbolicResNet
-from lightning_priv.nn.lorentz import LorentzBatchNorm2d, LorentzConv2d
+from lightning_priv.nn import lorentz as ll
+
+Times = dict[str, list[float]]
+NETWORKS = ("E", "L", "L, layers", "published")
 
 
-class PublishedConv(nn.Module):
-    """HCat of the unfolded receptive field, then one linear map of the whole point."""
+def network(row: str, options: argparse.Namespace, device: str = "cpu") -> nn.Module:
+    """The network of a row, with the same weights in all rows of one variant."""
+    torch.manual_seed(0)
+    variant = "e" if row == "E" else "l"
+    net = HyperbolicResNet(
+        18, options.classes, variant, width=options.width, fused=row != "L, layers"
+    )
+    return (published(net) if row == "published" else net).to(device)
 
-    def __init__(self, ours: LorentzConv2d) -> None:
-        super().__init__()
-        self.ours = ours
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, 1 + C_in) to (B, H', W', 1 + C_out)."""
-        conv = self.ours
-        (kh, kw), p = conv.kernel_size, conv.padding[0]
-        k = float(conv.manifold.value)
-        x = F.pad(x, (0, 0, p, p, p, p))
-        x = torch.cat([x[..., :1].clamp(min=math.sqrt(k)), x[..., 1:]], dim=-1)
-        patches = x.unfold(1, kh, conv.stride[0]).unfold(2, kw, conv.stride[1])
-        patches = patches.permute(0, 1, 2, 4, 5, 3)
-        times = patches[..., 0].flatten(3)
-        time_ = (times.square().sum(-1, keepdim=True) - (kh * kw - 1) * k).sqrt()
-        flat = torch.cat([time_, patches[..., 1:].flatten(3)], dim=-1)
-        weight = torch.cat(
-            [conv.time_weight[:, None], conv.weight.permute(0, 2, 3, 1).flatten(1)], dim=1
+def data(options: argparse.Namespace, batch: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Images 32x32 and classes."""
+    x = torch.randn(batch, 3, 32, 32, device=device)
+    return x, torch.randint(0, options.classes, (batch,), device=device)
+
+
+def race(rows: dict[str, Callable[[], None]], rounds: int, device: str = "cpu") -> Times:
+    """Seconds of each row in each round; the rows take turns, a first round warms up."""
+
+    def clock() -> float:
+        if device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    times: Times = {name: [] for name in rows}
+    for round_ in range(rounds + 1):
+        for name, call in rows.items():
+            start = clock()
+            call()
+            if round_:
+                times[name].append(clock() - start)
+    return times
+
+
+def show(title: str, times: Times, base: str, **columns: dict[str, str]) -> None:
+    """One Markdown table: medians, quartiles, and ratios to the row ``base``."""
+    extra = "".join(f" {name} |" for name in columns)
+    print(f"| {title} | ms | quartiles | time / {base} | per round |{extra}")
+    print("|---|---:|---:|---:|---:|" + "---:|" * len(columns))
+    for name, own in times.items():
+        paired = statistics.median(a / b for a, b in zip(own, times[base], strict=True))
+        low, high = (torch.tensor(own).quantile(q).item() * 1e3 for q in (0.25, 0.75))
+        ratio = statistics.median(own) / statistics.median(times[base])
+        cells = "".join(f" {column.get(name, '')} |" for column in columns.values())
+        print(
+            f"| {name} | {statistics.median(own) * 1e3:.3g} | {low:.3g}-{high:.3g} | {ratio:.2f} | "
+            f"{paired:.2f} |{cells}"
         )
-        return fn.to_point(F.linear(flat, weight, conv.bias), k)
-
-
-class PublishedNorm(nn.Module):
-    """Log at the mean, transport to the origin, rescale, transport to beta, exp."""
-
-    def __init__(self, ours: LorentzBatchNorm2d) -> None:
-        super().__init__()
-        self.ours = ours
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, 1 + C) to the same shape."""
-        norm, manifold = self.ours, self.ours.manifold
-        k = float(manifold.value)
-        mean = fn.lorentz_centroid(fn.lorentz_centroid(x.flatten(1, 2), k=k), k=k)
-        v = manifold.transp0back(mean, manifold.logmap(mean, x))
-        spread = v.norm(dim=-1).mean()
-        v = manifold.transp0(norm.beta, v * (norm.gamma / (spread + norm.eps)))
-        return manifold.expmap(norm.beta, v)
-
-
-class PublishedUnit(nn.Module):
-    """Convolution, norm, residual by space entries, ReLU, on points with a time entry."""
-
-    def __init__(self, ours: nn.Module) -> None:
-        super().__init__()
-        self.conv, self.norm = PublishedConv(ours.conv), PublishedNorm(ours.norm)
-        self.activation = ours.activation
-
-    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """Points to points."""
-        y = self.norm(self.conv(x))
-        s = y[..., 1:] if skip is None else y[..., 1:] + skip[..., 1:]
-        if self.activation:
-            s = s.relu()
-        return fn.to_point(s)
-
-
-def published(net: HyperbolicResNet) -> nn.Module:
-    """The network with the layers as published, on the same parameters."""
-
-    def convert(module: nn.Module) -> None:
-        for name, child in module.named_children():
-            if hasattr(child, "conv") and hasattr(child, "activation"):
-                setattr(module, name, PublishedUnit(child))
-            else:
-                convert(child)
-
-    encoder = net.encoder
-    convert(encoder)
-
-    class Published(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, x: Tensor) -> Tensor:
-            points = fn.to_point(x.movedim(1, -1).contiguous())
-            features = encoder.stages(encoder.stem(points))
-            pooled = fn.lorentz_centroid(features.flatten(1, 2))
-            return net.head(pooled[:, 1:])
-
-    return Published()
+    print()
 
 
 def saved_mebibytes(net: nn.Module, loss: Callable[[], Tensor]) -> float:
@@ -131,76 +114,241 @@ def saved_mebibytes(net: nn.Module, loss: Callable[[], Tensor]) -> float:
     return total / 2**20
 
 
+def training_step(
+    net: nn.Module, x: Tensor, y: Tensor, half: bool = False
+) -> tuple[Callable[[], Tensor], Callable[[], None]]:
+    """The loss, and forward + backward."""
+
+    def loss() -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            return F.cross_entropy(net(x).float(), y)
+
+    def step() -> None:
+        net.zero_grad()
+        loss().backward()
+
+    return loss, step
+
+
+def step(options: argparse.Namespace, half: bool = False) -> None:
+    names = [name for name in NETWORKS if name != "published" or not (half or options.no_published)]
+    nets = {name: network(name, options) for name in names}
+    for batch in options.batch:
+        x, y = data(options, batch)
+        pairs = {name: training_step(net, x, y, half) for name, net in nets.items()}
+        reference = pairs["L, layers"][0]().item()
+        for name in names[1:]:
+            if not math.isclose(pairs[name][0]().item(), reference, rel_tol=1e-1 if half else 1e-3):
+                raise SystemExit(f"{name} computes another function than the separate layers")
+        saved = {name: saved_mebibytes(nets[name], pairs[name][0]) for name in names}
+        times = race({name: pair[1] for name, pair in pairs.items()}, options.rounds)
+        show(
+            f"{'bfloat16 autocast, ' if half else ''}batch {batch}",
+            times,
+            "E",
+            **{
+                "saved MiB": {name: f"{size:.1f}" for name, size in saved.items()},
+                "saved / E": {name: f"{size / saved['E']:.2f}" for name, size in saved.items()},
+            },
+        )
+
+
+def autocast(options: argparse.Namespace) -> None:
+    step(options, half=True)
+
+
+def layers(options: argparse.Namespace) -> None:
+    batch, c = options.batch[0], options.width
+    manifold = ll.LorentzManifold()
+
+    def conv() -> ll.LorentzConv2d:
+        return ll.LorentzConv2d(c, c, 3, padding=1, manifold=manifold)
+
+    def norm() -> ll.LorentzBatchNorm2d:
+        return ll.LorentzBatchNorm2d(c, manifold)
+
+    def unit(fused: bool) -> nn.Module:
+        return ll.LorentzConvNorm(conv(), norm(), fused=fused)
+
+    flat = nn.Conv2d(c, c, 3, padding=1, bias=False)
+    images = 0.1 * torch.randn(batch, c, 32, 32)
+    vectors = 0.1 * torch.randn(64 * batch, 8 * c)
+    points = fn.to_point(images.movedim(1, -1)).contiguous()
+    groups: dict[str, tuple[Tensor, dict[str, tuple[nn.Module, Tensor]]]] = {
+        "convolution": (
+            images,
+            {
+                "Conv2d": (nn.Conv2d(c, c, 3, padding=1), images),
+                "LorentzConv2d": (conv(), images),
+                "published": (PublishedConv(conv()), points),
+            },
+        ),
+        "batch norm": (
+            images,
+            {
+                "BatchNorm2d": (nn.BatchNorm2d(c), images),
+                "LorentzBatchNorm2d": (norm(), images),
+                "published": (PublishedNorm(norm()), points),
+            },
+        ),
+        "convolution, batch norm, ReLU": (
+            images,
+            {
+                "Euclidean": (nn.Sequential(flat, nn.BatchNorm2d(c), nn.ReLU(True)), images),
+                "LorentzConvNorm": (unit(True), images),
+                "LorentzConvNorm, fused=False": (unit(False), images),
+            },
+        ),
+        "linear": (
+            vectors,
+            {
+                "Linear": (nn.Linear(8 * c, 100), vectors),
+                "LorentzLinear": (ll.LorentzLinear(8 * c, 100), vectors),
+                "LorentzMLR": (ll.LorentzMLR(8 * c, 100), vectors),
+                "PoincareMLR": (ll.PoincareMLR(8 * c, 100), 0.01 * vectors),
+            },
+        ),
+        "global pooling": (
+            images,
+            {
+                "mean": (nn.AdaptiveAvgPool2d(1), images),
+                "LorentzGlobalAvgPool2d": (ll.LorentzGlobalAvgPool2d(), images),
+            },
+        ),
+    }
+    for title, (_, rows) in groups.items():
+        calls: dict[str, Callable[[], None]] = {}
+        for name, (module, given) in rows.items():
+            x = given.clone().requires_grad_()
+
+            def call(module: nn.Module = module, x: Tensor = x) -> None:
+                module(x).square().mean().backward()
+
+            calls[name] = call
+        show(f"{title}, batch {batch}", race(calls, options.rounds), next(iter(rows)))
+
+
+def inference(options: argparse.Namespace) -> None:
+    names = [name for name in NETWORKS if name not in ("L, layers", "published")]
+    nets = {name: network(name, options).eval() for name in names}
+    for batch in options.batch:
+        x, _ = data(options, batch)
+
+        def call(net: nn.Module, x: Tensor = x) -> None:
+            with torch.inference_mode():
+                net(x)
+
+        calls = {name: (lambda net=net: call(net)) for name, net in nets.items()}
+        show(f"inference, batch {batch}", race(calls, options.rounds), "E")
+
+
+def _peak(row: str, options: argparse.Namespace, batch: int) -> float:
+    """Growth of the peak of resident memory by one training step, MiB; in a fresh process."""
+    torch.set_num_threads(options.threads)
+    _, step = training_step(network(row, options), *data(options, batch))
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+
+
+def memory(options: argparse.Namespace) -> None:
+    names = [name for name in NETWORKS if name != "published" or not options.no_published]
+    print("| peak of resident memory | batch | growth, MiB | / E |\n|---|---:|---:|---:|")
+    context = multiprocessing.get_context("spawn")
+    for batch in options.batch[:1]:
+        base = 0.0
+        for name in names:
+            with context.Pool(1) as pool:
+                size = pool.apply(_peak, (name, options, batch))
+            base = base or size
+            ratio = f"{size / base:.2f}" if base else "-"
+            print(f"| {name} | {batch} | {size:.0f} | {ratio} |")
+    print()
+
+
+def arithmetic(options: argparse.Namespace) -> None:
+    print(
+        "| batch norm: distance, spread | one pass | two passes | the layer |\n|---|---:|---:|---:|"
+    )
+    for distance, spread in (
+        (0.5, 0.1),
+        (2, 0.1),
+        (2, 0.001),
+        (5, 1),
+        (5, 0.1),
+        (5, 0.01),
+        (8, 0.1),
+    ):
+        errors = [norm_error(distance, spread, stable) for stable in (False, True, None)]
+        print(f"| {distance}, {spread} | " + " | ".join(f"{e:.1e}" for e in errors) + " |")
+    print("\n| logits, ResNet-18, batch 8 | float32 | bfloat16 autocast |\n|---|---:|---:|")
+    x, _ = data(options, 8)
+    for variant in ("e", "el", "ep", "l", "hecnn"):
+        for training in (True, False):
+            exact, half = logits_errors(variant, x, options.classes, options.width, training)
+            mode = "training" if training else "evaluation"
+            print(f"| {variant.upper()}, {mode} | {exact:.1e} | {half:.1e} |")
+    print()
+
+
+def gpu(options: argparse.Namespace) -> None:
+    if not torch.cuda.is_available():
+        print("gpu: no GPU here, section left out\n")
+        return
+    print(f"{torch.cuda.get_device_name()}\n")
+    for half in (False, True):
+        for batch in options.gpu_batch:
+            x, y = data(options, batch, "cuda")
+            names = [name for name in NETWORKS if name != "published"]
+            nets = {name: network(name, options, "cuda") for name in names}
+            if not options.smoke:
+                nets["L, compiled"] = torch.compile(
+                    network("L, layers", options, "cuda"), fullgraph=True
+                )  # type: ignore[assignment]
+            calls = {name: training_step(net, x, y, half)[1] for name, net in nets.items()}
+            peak = {}
+            for name, call in calls.items():
+                call()
+                torch.cuda.reset_peak_memory_stats()
+                held = torch.cuda.memory_allocated()
+                call()
+                peak[name] = f"{(torch.cuda.max_memory_allocated() - held) / 2**20:.0f}"
+            times = race(calls, options.rounds, "cuda")
+            title = f"GPU, {'bfloat16 autocast' if half else 'float32'}, batch {batch}"
+            show(title, times, "E", **{"peak MiB": peak})
+
+
+SECTIONS = {
+    section.__name__: section
+    for section in (step, layers, inference, autocast, memory, arithmetic, gpu)
+}
+
+
 def main() -> None:
-    """Print one Markdown table for each batch size."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--gpu-batch", type=int, nargs="+", default=[128])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--no-published", action="store_true")
+    parser.add_argument("--no-published", action="store_true", help="leave the slow row out")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: only that it runs")
     options = parser.parse_args()
     if options.smoke:
-        options.batch, options.rounds, options.width = [4], 1, 4
+        options.batch, options.gpu_batch, options.rounds, options.width = [4], [4], 1, 4
     torch.set_num_threads(options.threads)
-    on_gpu = options.device.startswith("cuda")
-
-    def clock() -> float:
-        if on_gpu:
-            torch.cuda.synchronize()
-            return time.perf_counter()
-        return time.process_time()
-
-    def network(variant: str, fused: bool = True) -> HyperbolicResNet:
-        torch.manual_seed(0)
-        net = HyperbolicResNet(18, options.classes, variant, width=options.width, fused=fused)
-        return net.to(options.device)
-
-    rows: dict[str, nn.Module] = {
-        "E": network("e"),
-        "L": network("l"),
-        "L, layers": network("l", fused=False),
-    }
-    if not options.no_published:
-        rows["published"] = published(network("l"))
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     print(
-        f"torch {torch.__version__}, {options.device}, {options.threads} thread(s), "
-        f"{platform.machine()}, median of {options.rounds} interleaved rounds\n"
+        f"torch {torch.__version__}, {options.threads} thread(s), {platform.machine()}, ResNet-18 "
+        f"of width {options.width}, medians of {options.rounds} rounds\n"
     )
-    for batch in options.batch:
-        x = torch.randn(batch, 3, 32, 32, device=options.device)
-        y = torch.randint(0, options.classes, (batch,), device=options.device)
-        losses = {
-            name: lambda net=net, x=x, y=y: F.cross_entropy(net(x), y) for name, net in rows.items()
-        }
-        reference = losses["L, layers"]().item()
-        for name in ("L", *(["published"] if "published" in rows else [])):
-            if not math.isclose(losses[name]().item(), reference, rel_tol=1e-3):
-                raise SystemExit(f"{name} computes another function than the separate layers")
-        saved = {name: saved_mebibytes(net, losses[name]) for name, net in rows.items()}
-        times: dict[str, list[float]] = {name: [] for name in rows}
-        for round_ in range(options.rounds + 1):
-            for name, net in rows.items():
-                start = clock()
-                losses[name]().backward()
-                if round_:  # the first is a warm-up
-                    times[name].append(clock() - start)
-                net.zero_grad()
-        print(f"batch {batch} | ms | spread (quartiles) | time / E | per round / E | MiB | MiB / E")
-        print("--- | ---: | ---: | ---: | ---: | ---: | ---:")
-        for name in rows:
-            t, base = times[name], times["E"]
-            paired = statistics.median(a / b for a, b in zip(t, base, strict=True))
-            low, high = (torch.tensor(t).quantile(q).item() * 1e3 for q in (0.25, 0.75))
-            print(
-                f"{name} | {statistics.median(t) * 1e3:.0f} | {low:.0f}-{high:.0f} | "
-                f"{statistics.median(t) / statistics.median(base):.2f} | {paired:.2f} | "
-                f"{saved[name]:.1f} | {saved[name] / saved['E']:.2f}"
-            )
-        print()
+    for name in options.sections:
+        SECTIONS[name](options)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ logistic regression has one fixed weight decay (scikit-learn's C = 0.1).
 
     python benchmarks/table_hyperbolic.py
     python benchmarks/table_hyperbolic.py --data digits --variants e l --seeds 0 1 2
+    python benchmarks/table_hyperbolic.py --store runs/table.jsonl  # goes on where it was cut off
 """
 
 import argparse
+import json
 import logging
 import platform
 import statistics
@@ -19,8 +21,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -60,12 +63,14 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Result:
-    """One run."""
+    """One run; the last two say what it was made with."""
 
     accuracy: float
     linear: float | None
     parameters: int
     seconds: float
+    epochs: int
+    torch: str
 
 
 def run(
@@ -73,6 +78,7 @@ def run(
 ) -> Result:
     """Train and test one network."""
     setting = SETTINGS[data]
+    epochs = epochs or setting.epochs
     seed_everything(seed, verbose=False)
     samples = setting.data(batch_size=64, val_size=0, seed=seed)
     options: dict[str, Any] = {"hyperbolic_stages": [1, 3]} if variant == "hecnn" else {}
@@ -94,7 +100,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator="cpu",
-            max_epochs=epochs or setting.epochs,
+            max_epochs=epochs,
             limit_train_batches=limit,
             limit_test_batches=limit,
             callbacks=[LinearBaseline()] if baseline else [],
@@ -111,7 +117,49 @@ def run(
         (scores,) = trainer.test(model, samples, verbose=False)
     parameters = sum(p.numel() for p in net.parameters())
     linear = scores.get("test/accuracy_linear")
-    return Result(scores["test/accuracy"], linear, parameters, seconds)
+    return Result(scores["test/accuracy"], linear, parameters, seconds, epochs, torch.__version__)
+
+
+class Store:
+    """Results in a file, one JSON object a line, so that a study that was cut off can go on.
+
+    Args:
+        path: the file, made when it is missing; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.known: dict[tuple[str, str, int], Result] = {}
+        if path is not None and path.exists():
+            for line in path.read_text().splitlines():
+                row = json.loads(line)
+                key = (row.pop("data"), row.pop("variant"), row.pop("seed"))
+                self.known[key] = Result(**row)
+
+    def find(self, data: str, variant: str, seed: int, epochs: int | None) -> Result | None:
+        """The stored run; SystemExit if it was made with other epochs or another torch."""
+        result = self.known.get((data, variant, seed))
+        if result is None:
+            return None
+        made, wanted = (
+            (result.epochs, result.torch),
+            (epochs or SETTINGS[data].epochs, torch.__version__),
+        )
+        if made != wanted:
+            raise SystemExit(
+                f"{self.path} has {data} {variant} seed {seed} with (epochs, torch) = {made}, not "
+                f"{wanted}: name another file"
+            )
+        return result
+
+    def add(self, data: str, variant: str, seed: int, result: Result) -> None:
+        """Append a run to the file."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            row = {"data": data, "variant": variant, "seed": seed, **asdict(result)}
+            file.write(json.dumps(row) + "\n")
 
 
 def spread(values: Sequence[float]) -> str:
@@ -136,7 +184,7 @@ def table(results: dict[tuple[str, str], list[Result]], data: Sequence[str]) -> 
     linear = [
         [r.linear for r in results[name, variants[0]] if r.linear is not None] for name in data
     ]
-    cells = [f"{100 * values[0]:.2f} | -" for values in linear]
+    cells = [f"{100 * values[0]:.2f} | -" if values else "- | -" for values in linear]
     lines.append(f"| logistic regression | {' | '.join(cells)} | - |")
     return "\n".join(lines)
 
@@ -150,6 +198,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, help="default: those of the demos")
     parser.add_argument(
+        "--store", type=Path, help="file of finished runs: read first, appended to after each run"
+    )
+    parser.add_argument(
         "--smoke", action="store_true", help="two seeds, three batches, narrow networks: no result"
     )
     arguments = parser.parse_args()
@@ -158,12 +209,18 @@ def main() -> None:
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    if arguments.smoke and arguments.store:
+        parser.error("--smoke makes no results to store")
+    store = Store(arguments.store)
     results: dict[tuple[str, str], list[Result]] = {}
     for data in arguments.data:
         for variant in arguments.variants:
             for seed in seeds:
                 first = variant == arguments.variants[0] and seed == seeds[0]
-                result = run(data, variant, seed, epochs, first, arguments.smoke)
+                result = store.find(data, variant, seed, epochs)
+                if result is None:
+                    result = run(data, variant, seed, epochs, first, arguments.smoke)
+                    store.add(data, variant, seed, result)
                 results.setdefault((data, variant), []).append(result)
                 sys.stderr.write(
                     f"{data} {variant} seed {seed}: {result.accuracy:.4f}, {result.seconds:.1f} s\n"

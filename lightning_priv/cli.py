@@ -5,9 +5,11 @@ torch, a calculator imports its own function, and only a training subcommand imp
 """
 
 import os
+import re
 import sys
 import warnings
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 from lightning_priv import __version__
@@ -22,6 +24,13 @@ __all__ = ["CALCULATORS", "HELP", "help_page", "main"]
 CALCULATORS: dict[str, str] = {
     "budget": "lightning_priv.reports.budget:budget",
     "bounds": "lightning_priv.reports.bounds:bounds",
+    "plan": "lightning_priv.reports.plan:plan",
+}
+
+#: Calculators that take the place of a training subcommand where an option or key says so, because
+#: LightningCLI would ask for a model: subcommand -> (option, "module:function").
+INSTEAD: dict[str, tuple[str, str]] = {
+    "lsi": ("features", "lightning_priv.workflows.feature_information:lsi"),
 }
 
 #: One line of the help page for each subcommand; ``trainer.py`` says how to add a training one.
@@ -30,8 +39,11 @@ HELP: dict[str, str] = {
     "validate": "evaluate on the validation set",
     "test": "evaluate on the test set",
     "predict": "predict with a trained model",
+    "lsi": "score how informative each training sample is; with --features FILE no model is needed",
+    "multiplicity": "train equally valid models; measure where they disagree, and abstain there",
     "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",
     "bounds": "bound the reconstruction of records from a private training",
+    "plan": "steps and sampling rates of private active learning",
 }
 
 _PAGE = """\
@@ -75,7 +87,8 @@ def main(args: list[str] | None = None) -> None:
             processes needs, because the others are started with it again.
 
     Raises:
-        SystemExit: code 2 for a wrong option or file, 1 for an error of ours, 130 after Ctrl-C.
+        SystemExit: code 2 for a wrong option or file, 1 for an error of ours, 3 for a study of
+            which fewer than two members remain, 130 after Ctrl-C.
     """
     words = sys.argv[1:] if args is None else list(args)
     if words and not words[0].startswith("-"):
@@ -98,8 +111,9 @@ def _run(words: list[str], from_argv: bool) -> None:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # the user's own modules, as python -m does it
     try:
-        if words[0] in CALCULATORS:
-            _calculate(words[0], words[1:])
+        place = CALCULATORS.get(words[0]) or _instead(words)
+        if place is not None:
+            _calculate(place, words[1:])
         else:
             _train(None if from_argv else words)
     except KeyboardInterrupt:
@@ -108,13 +122,27 @@ def _run(words: list[str], from_argv: bool) -> None:
         text = _explanation(error)
         if text is None or os.environ.get("LIGHTNING_PRIV_TRACEBACK") == "1":
             raise
-        _stop(text, 1)
+        _stop(text, getattr(error, "exit_code", 1))
 
 
-def _calculate(name: str, words: list[str]) -> None:
+def _instead(words: list[str]) -> str | None:
+    """The calculator that the words, or a configuration file among them, ask for."""
+    if words[0] not in INSTEAD:
+        return None
+    option, place = INSTEAD[words[0]]
+    if any(word == f"--{option}" or word.startswith(f"--{option}=") for word in words):
+        return place
+    files = [b for a, b in pairwise(words) if a in ("-c", "--config")]
+    files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    texts = (Path(file).read_text(encoding="utf-8") for file in files if Path(file).is_file())
+    found = any(re.search(rf"^{option}\s*:", text, re.MULTILINE) for text in texts)
+    return place if found else None
+
+
+def _calculate(place: str, words: list[str]) -> None:
     from jsonargparse import auto_cli
 
-    module, function = CALCULATORS[name].split(":")
+    module, function = place.split(":")
     text = auto_cli(getattr(import_module(module), function), args=words, as_positional=False)
     sys.stdout.write(f"{text}\n")
 

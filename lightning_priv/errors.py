@@ -3,6 +3,7 @@
 __all__ = [
     "BudgetExceededError",
     "ConfigurationError",
+    "ConvergenceError",
     "DatasetUnavailableError",
     "DivergenceError",
     "OffManifoldError",
@@ -24,6 +25,10 @@ class BudgetExceededError(PrivacyError):
 
 class ConfigurationError(PrivacyError):
     """Parts that are fine alone but do not fit together, for example a model and a data set."""
+
+
+class ConvergenceError(PrivacyError):
+    """An iteration that does not reach its tolerance."""
 
 
 class DatasetUnavailableError(PrivacyError):

@@ -12,26 +12,197 @@ Its own keys stand at the top level of its YAML file. Give :class:`PrivacyTraine
 it would have to repeat every argument of Trainer.
 """
 
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import StrategyRegistry
+from torch import Tensor
 
 import lightning_priv.strategies  # registers their short names
 from lightning_priv import __version__
+from lightning_priv.callbacks.information import LSIProbe
 from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import PrivacyError
+from lightning_priv.reports.information import Corruption, SampleScores
+from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
+from lightning_priv.workflows.multiplicity import Built, Recipe, SetCriterion
 
-__all__ = ["PrivacyCLI", "PrivacyTrainer", "last_checkpoint", "strategy_names"]
+__all__ = ["PrivacyCLI", "PrivacyTrainer", "build", "last_checkpoint", "strategy_names"]
 
 _CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
 
 class PrivacyTrainer(Trainer):
     """Lightning's Trainer with one method for each further training subcommand."""
+
+    def lsi(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        ckpt_path: str | None = None,
+        train: bool = False,
+        feature_layer: str | Callable[[Any], Tensor] = "auto",
+        prior_precision: float | Literal["weight_decay", "marglik"] = 1.0,
+        covariance: Sequence[Covariance] = ("full", "diag"),
+        estimator: Estimator = "alo",
+        head: Head = "auto",
+        sketch_dim: int = 512,
+        refine_top_k: int = 0,
+        standardize: Literal["none", "zscore", "l2"] = "none",
+        max_samples: int | None = None,
+        classes: Sequence[int] | None = None,
+        eval_transform: Callable[[Any], Any] | None = None,
+        batch_size: int | None = None,
+        dtype: Literal["float64", "float32"] = "float64",
+        chunk_rows: int = 16384,
+        device: str = "auto",
+        baselines: Sequence[Baseline] = ("loss", "el2n", "grad_norm", "loo_loss", "cl_margin"),
+        cv_folds: int = 5,
+        seed: int = 0,
+        protocol: Literal["paper", "matched"] = "paper",
+        corrupt: Corruption | None = None,
+        dirpath: str | None = None,
+        keep_features: bool = False,
+        log_images: int = 32,
+        top_k: int = 25,
+        figures: bool = True,
+        wandb: bool = True,
+        log_private: bool = False,
+    ) -> SampleScores:
+        """Score how much each training sample tells a linear probe on the network's features.
+
+        Args:
+            model: the network.
+            datamodule: the samples.
+            ckpt_path: weights of the network: a file, or ``last``.
+            train: fit the network first, by the trainer's settings.
+            feature_layer: ``auto``: the input of the linear layer that the network calls last; a
+                dotted name: the output of that sub-module; or a function of the batch.
+            prior_precision: lambda of the summed loss; ``weight_decay``: n times the optimizer's
+                (with ``train``); ``marglik``: the lambda of largest marginal likelihood.
+            covariance: covariances of the posterior to report; the first one ranks.
+            estimator: how the posterior without a sample is had; ``retrain`` is the paper's loop.
+            head: kind of targets; by default it follows from the labels.
+            sketch_dim: random vectors of ``alo_sketch``.
+            refine_top_k: compute the highest k scores again by exact leave-one-out.
+            standardize: ``zscore`` standardises features, ``l2`` scales samples to length 1.
+            max_samples: score only so many samples, evenly spaced.
+            classes: score only samples of these classes.
+            eval_transform: put in the place of the training data set's ``transform``.
+            batch_size: samples in a batch of the feature extraction.
+            dtype: precision of the probe.
+            chunk_rows: samples that the probe works on at once.
+            device: where the probe is computed; ``auto`` is a GPU if there is one.
+            baselines: other scores to put beside it.
+            cv_folds: folds of the cross-validated baselines.
+            seed: seed of sketches and folds.
+            protocol: of ``retrain``: ``paper``, or ``matched`` with weight decay lambda / n.
+            corrupt: a controlled corruption of what the probe is fitted to.
+            dirpath: where the files go; default: below the run directory.
+            keep_features: keep the features after they are scored.
+            log_images: pictures in the table of the most and the least informative samples.
+            top_k: rows of each end of that table.
+            figures: draw figures, which takes some seconds.
+            wandb: also send tables and figures to the loggers.
+            log_private: also log under a private strategy, where epsilon does not cover it.
+        """
+        from lightning_priv.workflows import sample_information
+
+        options = {k: v for k, v in locals().items() if k in inspect.signature(LSIProbe).parameters}
+        probe = LSIProbe(when="fit_end" if train else "manual", **options)
+        scores = sample_information.run(self, model, datamodule, probe, ckpt_path, train)
+        if self.is_global_zero:
+            names = getattr(datamodule, "class_names", None)
+            for table in sample_information.report(scores, names):
+                sys.stdout.write(f"{table.render()}\n")
+        return scores
+
+    recipe: Recipe | None = None  # how the command line builds further models and trainers
+
+    def multiplicity(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        members: int | list[int] | str | list[str] = 10,
+        vary: list[
+            Literal["init", "data_order", "bootstrap", "hyperparameters", "architecture"]
+        ] = ["init", "data_order"],  # noqa: B006  never changed; the help shows it
+        hyperparameters: dict[str, list[Any]] | None = None,
+        architectures: list[LightningModule] | None = None,
+        mode: Literal["auto", "vmap", "loop", "processes"] = "auto",
+        jobs: int = 2,
+        criterion: SetCriterion = SetCriterion(),  # noqa: B008  frozen
+        drivers: int = 0,
+        widths: list[int] | None = None,
+        width_key: str | None = None,
+        epsilons: list[float] | None = None,
+        sweep_members: int | None = None,
+        match_sensitivity: float | None = None,
+        report_dir: str | None = None,
+        allow_same_split: bool = False,
+    ) -> None:
+        """Train a set of equally valid models, measure their disagreement, report and abstain.
+
+        Members are trained below ``trainer.default_root_dir``/members; those that are there
+        already are not trained again. The decision rule is that of an ``EnsembleAbstention`` in
+        ``trainer.callbacks``, else its default.
+
+        Args:
+            model: the module of every member.
+            datamodule: the data; the set is chosen on validation samples and measured on test.
+            members: how many (seeds from ``seed_everything`` up), their seeds, or a glob of
+                checkpoints.
+            vary: in what members differ.
+            hyperparameters: values for each dotted key, such as
+                ``model.init_args.optimizer.init_args.lr``; with ``vary: [hyperparameters]``.
+            architectures: blocks that stand in the place of ``model``; with
+                ``vary: [architecture]``.
+            mode: ``vmap`` trains all at once, ``loop`` one after another, ``processes`` each in
+                its own process; ``auto`` takes the faster of vmap and loop.
+            jobs: processes at once.
+            criterion: when a member is as good as the best.
+            drivers: members of further sets in which one source varies alone; 0 for none.
+            widths: widths of a capacity sweep.
+            width_key: dotted key of the width; default: ``hidden`` or ``width`` of the net.
+            epsilons: privacy budgets of one member; ``.inf`` trains without privacy.
+            sweep_members: members at each value of a sweep; default: as many as ``members``.
+            match_sensitivity: give each member the threshold that has this sensitivity on
+                validation; two classes only.
+            report_dir: folder of the report; default: that of the callback, else
+                ``trainer.default_root_dir``/report.
+            allow_same_split: let validation and test samples be the same.
+        """
+        from lightning_priv.workflows.multiplicity import Options, run, show
+
+        # members are built of blocks, each under its own seed; these modules were only checked
+        blocks = None if self.recipe is None else self.recipe.own["architectures"]
+        if architectures and blocks is None:
+            raise ValueError("architectures are blocks of the command line's configuration")
+        options = Options(
+            members=members,
+            vary=vary,
+            hyperparameters=hyperparameters,
+            architectures=blocks,
+            mode=mode,
+            jobs=jobs,
+            criterion=criterion,
+            drivers=drivers,
+            widths=widths,
+            width_key=width_key,
+            epsilons=epsilons,
+            sweep_members=sweep_members,
+            match_sensitivity=match_sensitivity,
+            report_dir=report_dir,
+            allow_same_split=allow_same_split,
+        )
+        show(run(self, model, datamodule, options, self.recipe))
 
 
 class PrivacyCLI(LightningCLI):
@@ -48,6 +219,12 @@ class PrivacyCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        words = sys.argv[1:] if args is None else args
+        known = self.subcommands()
+        if run and words and words[0] in known:
+            # the parsers of the others, half of the time of a start, would not be used
+            known = {words[0]: known[words[0]]}
+            self.subcommands = lambda: known  # type: ignore[method-assign]
         super().__init__(
             args=args,
             run=run,
@@ -56,14 +233,15 @@ class PrivacyCLI(LightningCLI):
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             # an abbreviated option may be a misspelt one
-            parser_kwargs={name: {"allow_abbrev": False} for name in self.subcommands()}
+            parser_kwargs={name: {"allow_abbrev": False} for name in known}
             | {"version": f"lightning_priv {__version__}", "allow_abbrev": False},
         )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Training subcommands, each with the arguments that the command line supplies itself."""
-        return {**LightningCLI.subcommands()}
+        own = {name: {"model", "datamodule"} for name in ("lsi", "multiplicity")}
+        return {**LightningCLI.subcommands(), **own}
 
     def before_instantiate_classes(self) -> None:
         """Let loggers write below ``trainer.default_root_dir``; where none is named, CSV."""
@@ -79,13 +257,42 @@ class PrivacyCLI(LightningCLI):
                 init_args["save_dir"] = root
 
     def after_instantiate_classes(self) -> None:
-        """Find the checkpoint that ``--ckpt_path last`` means."""
+        """Find the checkpoint that ``--ckpt_path last`` means; let workflows build more models."""
         settings = self._settings(self.config_init)
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(last_checkpoint(self.trainer))
+        if self.subcommand == "multiplicity":
+            assert isinstance(self.trainer, PrivacyTrainer)
+            self.trainer.recipe = self.recipe()
+
+    def recipe(self) -> Recipe:
+        """The configuration without the subcommand's own keys, and how such a file is built."""
+        parser = self._parser(self.subcommand)
+        settings = self._settings(self.config)
+        text = parser.dump(settings, format="json", skip_none=False, skip_validation=True)
+        config = json.loads(text)
+        own = self._subcommand_method_arguments[str(self.subcommand)]
+        kept = {key: value for key, value in config.items() if key not in own and key != "config"}
+        return Recipe(kept, build, {key: config[key] for key in own if key in config})
+
+    def rebuild(self, seed: int) -> LightningModule:
+        """The module of this configuration, made anew as ``seed_everything: seed`` would make it.
+
+        Args:
+            seed: seed of all generators.
+        """
+        seed_everything(seed, workers=True, verbose=False)
+        self.instantiate_classes()
+        return self.model
 
     def _settings(self, config: Namespace) -> Any:
         return config if self.subcommand is None else config[self.subcommand]
+
+
+def build(path: Path) -> Built:
+    """Trainer, module and data module of a complete configuration, as ``fit`` would make them."""
+    made = PrivacyCLI(["--config", str(path)], run=False)
+    return Built(made.trainer, made.model, made.datamodule, made.rebuild)
 
 
 def last_checkpoint(trainer: Trainer) -> Path:

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import random
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,22 @@ def _own_folder_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  what code under test may draw from
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb_left() -> Iterator[None]:
+    """Finish what a test leaves open in W&B, and let the next one read its own environment.
+
+    Lightning's WandbLogger goes on with a run in progress, and W&B keeps the mode that it was
+    started with in the process.
+    """
+    yield
+    wandb = sys.modules.get("wandb")
+    if wandb is None or not hasattr(wandb, "teardown"):  # not imported, or not to the end
+        return
+    if wandb.run is not None:
+        wandb.finish()
+    wandb.teardown()
 
 
 def _is_local(host: Any) -> bool:

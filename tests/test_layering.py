@@ -56,8 +56,8 @@ HEAVY = {  # package -> where it may be imported
 }
 OPTIONAL = {  # optional package -> the one file it belongs to
     "datasets": "data/text.py",
-    "pyarrow": "data/text.py",
-    "safetensors": "nn/lorentz/reference.py",
+    "pyarrow": "reports/information/files.py",
+    "safetensors": "data/feature_files.py",
     "transformers": "data/text.py",
 }
 IN_FUNCTIONS_ONLY = {

@@ -1,5 +1,6 @@
 from .accountant import delta as delta
 from .accountant import epsilon as epsilon
+from .amplification import plan_step_amplification as plan_step_amplification
 from .calibrate import MAX_STEPS as MAX_STEPS
 from .calibrate import calibrate_delta as calibrate_delta
 from .calibrate import calibrate_noise as calibrate_noise
@@ -21,5 +22,6 @@ from .history import ACCOUNTANTS as ACCOUNTANTS
 from .history import AccountantName as AccountantName
 from .history import History as History
 from .history import Neighbouring as Neighbouring
+from .plan import AmplificationPlan as AmplificationPlan
 from .rdp import ORDERS as ORDERS
 from .rdp import rdp_curve as rdp_curve

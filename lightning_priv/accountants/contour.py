@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from lightning_priv.accountants.history import Entry
 from lightning_priv.accountants.rdp import ORDERS, rdp_of_history, rdp_to_epsilon
 
-__all__ = ["contour_epsilon"]
+__all__ = ["TiltedLoss", "contour_epsilon", "tilted_loss"]
 
 _MOST_TERMS = 1_000_000  # of quadrature nodes times contour nodes
 _ACCURACY = 25.0  # of the two trapezoid rules, minus the logarithm of their relative errors
@@ -42,7 +42,7 @@ def contour_epsilon(history: Sequence[Entry], delta: float) -> float:
     bounds = rdp - (math.log(delta) + np.log(order)) / (order - 1) + np.log1p(-1 / order)
     abscissa = min(max(float(order[np.argmin(bounds)]), 1.25), 512.0)
 
-    tilted = [_tilted_loss(abscissa, sigma, rate, 0.0) for sigma, rate, _ in history]
+    tilted = [tilted_loss(abscissa, sigma, rate, 0.0) for sigma, rate, _ in history]
     spread = math.sqrt(sum(n * t.variance for (_, _, n), t in zip(history, tilted, strict=True)))
     if not spread > 0:
         return math.nan
@@ -86,14 +86,14 @@ def _line(
     s = np.add(abscissa, 1j * nodes, dtype=np.complex128)
     log_terms: NDArray[np.complex128] = math.log(2 / period) - np.log(s) - np.log(s - 1)
     for sigma, rate, steps in history:
-        tilted = _tilted_loss(abscissa, sigma, rate, float(nodes[-1]))
+        tilted = tilted_loss(abscissa, sigma, rate, float(nodes[-1]))
         if tilted.loss.size * count > _MOST_TERMS:
             return None
         log_terms += steps * tilted.log_moment(nodes)
     return s, log_terms
 
 
-class _TiltedLoss:
+class TiltedLoss:
     """One step's loss under the density proportional to Q (P/Q)^c, on a quadrature grid."""
 
     def __init__(self, loss: NDArray[np.float64], log_weight: NDArray[np.float64]) -> None:
@@ -113,16 +113,17 @@ class _TiltedLoss:
         return result
 
 
-def _tilted_loss(abscissa: float, sigma: float, rate: float, highest_node: float) -> _TiltedLoss:
+def tilted_loss(abscissa: float, sigma: float, rate: float, highest_node: float) -> TiltedLoss:
+    """The loss of removing a record in one step, tilted by ``abscissa`` (of either sign)."""
     half_width = min(3.0 * sigma, 4.0)  # of the strip in which the integrand is analytic
     spacing = (2 * math.pi * half_width) / (
         _ACCURACY + half_width**2 / 2 + highest_node * half_width / sigma
     )
-    low, high = -8.0, abscissa / sigma + 8.0
+    low, high = min(0.0, abscissa / sigma) - 8.0, max(0.0, abscissa / sigma) + 8.0
     y = low + spacing * np.arange(min(math.ceil((high - low) / spacing), _MOST_TERMS // 10) + 1)
     loss = np.logaddexp(
         math.log1p(-rate) if rate < 1 else -math.inf,
         math.log(rate) + y / sigma - 1 / (2 * sigma**2),
     )
     log_weight = abscissa * loss - y**2 / 2 + math.log(spacing / math.sqrt(2 * math.pi))
-    return _TiltedLoss(loss, log_weight)
+    return TiltedLoss(loss, log_weight)

@@ -11,7 +11,14 @@ from scipy.special import erfcx, log_ndtr, ndtr
 
 from lightning_priv.accountants.history import Entry, merge_unsampled
 
-__all__ = ["pld_to_delta", "pld_to_epsilon"]
+__all__ = [
+    "compose",
+    "composed_deltas",
+    "laplace_distribution",
+    "loss_masses",
+    "pld_to_delta",
+    "pld_to_epsilon",
+]
 
 _GRID = 1e-4  # dp-accounting's own default
 _POINTS = 40_000  # of one step
@@ -33,7 +40,7 @@ def pld_to_epsilon(history: Sequence[Entry], delta: float) -> float:
         history: checked entries with positive noise multipliers.
         delta: in (0, 1).
     """
-    composed, noise = _compose(history)
+    composed, noise = compose(history)
     if composed is None or noise >= delta:
         return math.inf
     return float(composed.get_epsilon_for_delta(delta - noise))
@@ -41,16 +48,25 @@ def pld_to_epsilon(history: Sequence[Entry], delta: float) -> float:
 
 def pld_to_delta(history: Sequence[Entry], epsilon: float) -> float:
     """Upper bound of delta; arguments as in ``pld_to_epsilon``."""
-    composed, noise = _compose(history)
+    composed, noise = compose(history)
     if composed is None:
         return 1.0
     return min(1.0, float(composed.get_delta_for_epsilon(epsilon)) + noise)
 
 
-def _compose(history: Sequence[Entry]) -> tuple[Any, float]:
+def compose(
+    history: Sequence[Entry], laplace_epsilon: float = 0.0, rounds: int = 0
+) -> tuple[Any, float]:
     """Composed distribution and a bound of the probability that rounding may have lost.
 
-    None where the losses are too large for the library (epsilon in the millions).
+    Args:
+        history: checked entries with positive noise multipliers, not empty.
+        laplace_epsilon: epsilon of each of further Laplace mechanisms.
+        rounds: number of these.
+
+    Returns:
+        The distribution, None where the losses are too large for the library (epsilon in the
+        millions), and the bound.
     """
     entries = merge_unsampled(history)
     grid = _grid(entries)
@@ -60,7 +76,47 @@ def _compose(history: Sequence[Entry]) -> tuple[Any, float]:
     for sigma, rate, steps in entries:
         part = _self_composed(sigma, rate, steps, grid)
         composed = part if composed is None else composed.compose(part)
-    return composed, 1e-14 + _NOISE_PER_STEP * sum(steps for _, _, steps in entries)
+    if rounds and laplace_epsilon:
+        composed = composed.compose(
+            laplace_distribution(laplace_epsilon, grid).self_compose(rounds)
+        )
+    return composed, 1e-14 + _NOISE_PER_STEP * (rounds + sum(n for _, _, n in entries))
+
+
+def loss_masses(pmf: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Losses, their probabilities and the probability of an infinite loss, of one direction."""
+    dense = pmf.to_dense_pmf()
+    losses = (dense._lower_loss + np.arange(dense.size)) * dense._discretization
+    return losses, np.asarray(dense._probs), float(dense._infinity_mass)
+
+
+def composed_deltas(composed: Any, epsilon: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Larger delta of both directions at many epsilons of either sign.
+
+    delta(epsilon) = P(l = inf) + sum_{l > epsilon} p_l (1 - exp(epsilon - l)); the library's own
+    vectorised form loops over the losses in Python.
+    """
+    largest = np.zeros_like(epsilon)
+    for pmf in {id(p): p for p in (composed._pmf_remove, composed._pmf_add)}.values():
+        losses, probability, infinite = loss_masses(pmf)
+        weighted = probability * np.exp(-losses)
+        above, above_weighted = (
+            np.concatenate([np.cumsum(part[::-1])[::-1], [0.0]]) for part in (probability, weighted)
+        )
+        first = np.searchsorted(losses, epsilon, side="right")
+        deltas = infinite + above[first] - np.exp(epsilon) * above_weighted[first]
+        largest = np.maximum(largest, deltas)
+    return largest
+
+
+@lru_cache(maxsize=8)
+def laplace_distribution(epsilon: float, grid: float = _GRID) -> Any:
+    """Privacy loss distribution of an epsilon-DP Laplace mechanism, never below the true loss."""
+    from dp_accounting.pld import privacy_loss_distribution
+
+    return privacy_loss_distribution.from_laplace_mechanism(
+        1 / epsilon, value_discretization_interval=grid
+    )
 
 
 @lru_cache(maxsize=32)

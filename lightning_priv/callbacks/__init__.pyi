@@ -1,11 +1,14 @@
 from .baseline import LinearBaseline as LinearBaseline
 from .dashboard import Dashboard as Dashboard
 from .dashboard import Target as Target
+from .information import LSIProbe as LSIProbe
 from .lorentz import ManifoldMonitor as ManifoldMonitor
 from .media import log_media as log_media
 from .media import run_directory as run_directory
 from .pretrained import PretrainedWeights as PretrainedWeights
+from .multiplicity import EnsembleAbstention as EnsembleAbstention
 from .privacy import ClippingMonitor as ClippingMonitor
 from .privacy import PrivacyBudget as PrivacyBudget
 from .random_state import RandomState as RandomState
 from .risk import RiskCorridor as RiskCorridor
+from .study_member import StudyMember as StudyMember

@@ -7,6 +7,8 @@ from .base import Samples as Samples
 from .cifar import CIFAR10 as CIFAR10
 from .cifar import CIFAR100 as CIFAR100
 from .digits import Digits as Digits
+from .docstrings import DocstringText as DocstringText
+from .embeddings import Embeddings as Embeddings
 from .faces import LFWFaces as LFWFaces
 from .image_folder import ImageFolder as ImageFolder
 from .imagenette import Imagenette as Imagenette
@@ -19,6 +21,7 @@ from .mnist import FashionMNIST as FashionMNIST
 from .mnist import MNIST as MNIST
 from .mnist import MNIST5k as MNIST5k
 from .patches import PhotoPatches as PhotoPatches
+from .portion import Portion as Portion
 from .sampling import EpochSampler as EpochSampler
 from .sampling import PoissonSampler as PoissonSampler
 from .sampling import ShardSampler as ShardSampler
@@ -26,5 +29,13 @@ from .sampling import ShuffleSampler as ShuffleSampler
 from .svhn import SVHN as SVHN
 from .tables import BreastCancer as BreastCancer
 from .tables import Wine as Wine
+from .text import IMDB as IMDB
+from .text import SNLI as SNLI
+from .text import FrozenTextEncoder as FrozenTextEncoder
+from .text import TextDataModule as TextDataModule
+from .text_features import TextEncoder as TextEncoder
+from .text_features import Texts as Texts
+from .text_features import TfidfSVD as TfidfSVD
 from .tiny_imagenet import TinyImageNet as TinyImageNet
 from .views import MultiView as MultiView
+from .with_index import WithIndex as WithIndex

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from .lazy import Inputs
+from .lazy import Inputs, take
 from .sampling import hashed, mix
 
 __all__ = ["ArrayDataset", "Augmentation", "Rows", "Transform", "collate_rows"]
@@ -138,6 +138,19 @@ class ArrayDataset(Dataset[tuple[Any, ...]]):
             self.x, self.targets, self.ids, self.transform, self.augment, self.indexed
         )
         other.views = views
+        return other
+
+    def take(self, rows: Tensor) -> "ArrayDataset":
+        """Return the samples at ``rows``, shape (M,), which may repeat; their ids stay theirs."""
+        other = ArrayDataset(
+            take(self.x, rows),
+            self.targets[rows],
+            self.ids[rows],
+            self.transform,
+            self.augment,
+            self.indexed,
+        )
+        other.views = self.views
         return other
 
     def plain(self) -> "ArrayDataset":

@@ -14,7 +14,7 @@ from lightning_priv.errors import DatasetUnavailableError
 from .arrays import ArrayDataset, Augmentation, Transform, collate_rows
 from .lazy import Inputs, take
 from .loading import ResumableLoader
-from .sampling import EpochSampler, ShardSampler, evaluation_batch_size
+from .sampling import EpochSampler, ShardSampler, bootstrap_rows, evaluation_batch_size
 from .splits import check_size, held_out_count, stratified_split
 
 __all__ = ["ClassificationDataModule", "Samples"]
@@ -90,7 +90,7 @@ class ClassificationDataModule(LightningDataModule):
         if not 0 <= split_seed < 2**32:
             raise ValueError(f"split_seed={split_seed}: give a whole number from 0 to 2**32 - 1")
         check_size(val_size, "val_size")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["encoder", "data"])  # objects do not go into checkpoints
         self.batch_size = batch_size
         self.val_size = val_size
         self.seed = seed
@@ -166,6 +166,14 @@ class ClassificationDataModule(LightningDataModule):
             self._val = ArrayDataset(val.x, val.y, held, transform, indexed=self.indexed)
         self._test = ArrayDataset(test.x, test.y, None, transform, indexed=self.indexed)
         self._train = ArrayDataset(train.x, train.y, kept, transform, augment, self.indexed)
+
+    def resample_training(self, seed: int) -> None:
+        """Train on a bootstrap sample: as many samples, drawn with replacement; after ``setup``.
+
+        Args:
+            seed: seed of the draw.
+        """
+        self._train = self.train_dataset.take(bootstrap_rows(len(self.train_dataset), seed))
 
     @property
     def train_dataset(self) -> ArrayDataset:

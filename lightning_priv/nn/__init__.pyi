@@ -11,3 +11,5 @@ from .lora import LoRALinear as LoRALinear
 from .vit import ViT as ViT
 from .wide_resnet import StandardizedConv2d as StandardizedConv2d
 from .wide_resnet import WideResNet as WideResNet
+from .laplace_probe import LaplaceProbe as LaplaceProbe
+from .stacked import StackedNet as StackedNet

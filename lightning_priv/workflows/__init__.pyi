@@ -1,0 +1,2 @@
+from . import sample_information as sample_information
+from . import multiplicity as multiplicity

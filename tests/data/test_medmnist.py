@@ -51,9 +51,17 @@ def test_the_table_is_that_of_the_package() -> None:
     assert len(_SETS) == 12
 
 
-@pytest.mark.parametrize("name", ["pathmnist", "organamnist", "retinamnist"])
-@pytest.mark.parametrize("size", [28, 64])
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(
+    ("name", "size", "in_memory"),
+    [
+        *((name, 28, True) for name in sorted(_SETS) if name != "chestmnist"),  # see below
+        ("pathmnist", 28, False),
+        ("organamnist", 64, False),
+        ("retinamnist", 64, True),
+        ("bloodmnist", 128, False),
+        ("breastmnist", 224, False),
+    ],
+)
 def test_the_official_parts(name: str, size: int, in_memory: bool, tmp_path: Path) -> None:
     facts = write(tmp_path, name, size, compressed=size == 28)
     data = fake(facts, name, size, str(tmp_path), in_memory=in_memory, indexed=True)

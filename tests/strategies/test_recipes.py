@@ -245,7 +245,7 @@ def test_demo_at_full_length(name, command_line):
     (path,) = Path(f"runs/{name}/version_1").rglob("results_*.csv")
     with path.open() as file:
         values = {row["metric"]: float(row["measured"]) for row in csv.DictReader(file)}
-    assert values["test/accuracy"] > 0.6  # the noise is new in every run: 0.76 to 0.90 were seen
+    assert values["test/accuracy"] > (0.6 if name == "dpsgd_hcnn_digits" else 0.8)
     report = json.loads(Path(f"runs/{name}/version_0/dp_report.json").read_text())
     assert 2.99 < report["epsilon"]["pld"] <= 3.0
 

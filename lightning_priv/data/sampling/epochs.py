@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 __all__ = ["EpochIndex", "EpochSampler", "ShardSampler", "evaluation_batch_size", "mix"]
@@ -111,11 +112,19 @@ class EpochSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[EpochIndex]:
         # A generator: the order is fixed at the first `next`, after Lightning has set the epoch.
         start, self.start = self.start, 0
-        key = mix(self.seed, self.epoch)
-        order = torch.randperm(_length(self.dataset), generator=torch.Generator().manual_seed(key))
-        mine = order[self.rank : self.total_size : self.num_replicas].tolist()
-        for position in mine[start:]:
+        order, key = self.order()
+        for position in order.tolist()[start:]:
             yield EpochIndex(position, key)
+
+    def order(self, seed: int | None = None) -> tuple[Tensor, int]:
+        """Return this process's positions of the present epoch, and the key of the epoch.
+
+        Args:
+            seed: another seed than the sampler's own.
+        """
+        key = mix(self.seed if seed is None else seed, self.epoch)
+        order = torch.randperm(_length(self.dataset), generator=torch.Generator().manual_seed(key))
+        return order[self.rank : self.total_size : self.num_replicas], key
 
 
 class ShardSampler(DistributedSampler[Any]):

@@ -69,7 +69,7 @@ class LorentzConvNorm(nn.Module):
         return torch.relu(y) if activation else y
 
     def _can_fuse(self, x: Tensor) -> bool:
-        return (
+        return bool(
             self.fused
             # exact types: a subclass may compute something else
             and type(self.conv) is LorentzConv2d
@@ -79,8 +79,9 @@ class LorentzConvNorm(nn.Module):
             and self.norm.stable is not True
             and self.conv.groups == 1
             and self.conv.linear == "chen"
-            and self.norm.manifold is self.conv.manifold
             and not self.conv.manifold.learnable
+            and not self.norm.manifold.learnable
+            and self.norm.manifold.value == self.conv.manifold.value
             and x.dtype in (torch.float32, torch.float64)
             and not torch.compiler.is_compiling()
             and not any(

@@ -8,6 +8,7 @@ conv + batch norm + ReLU keeps. Every step below is a plain tensor operation; th
 beside it. Equality with autograd of the separate layers is tested in float64.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,21 @@ from torch.nn import functional as F  # noqa: N812
 from lightning_priv.errors import OffManifoldError
 from lightning_priv.functional.lorentz_norm import FAR_OUT
 from lightning_priv.functional.window import window_sum, window_sum_transpose
+from lightning_priv.nn.lorentz._fused_parts import (
+    MAX_RADIUS,
+    TINY,
+    Radial,
+    Scalars,
+    add,
+    add_product,
+    centroids_backward,
+    inverse_length,
+    radial_backward,
+    read,
+    read_all,
+)
 
 __all__ = ["FarFromOriginError", "FusedSpec", "fused_conv_norm"]
-
-_MAX_RADIUS = 10.0  # as in lorentz_normalize
-_TINY = 1e-18  # smallest x = |s'|/r; its square is a normal float32 number
 
 
 class FarFromOriginError(ArithmeticError):
@@ -77,43 +88,6 @@ def fused_conv_norm(
     return _FusedConvNorm.apply(x, weight, time_weight, bias, beta, gamma, skip, spec)
 
 
-def _sums(q: Tensor, spec: FusedSpec) -> Tensor:
-    return window_sum(q, spec.kernel_size, spec.stride, spec.padding, spec.dilation)
-
-
-@dataclass(slots=True)
-class _Scalars:
-    """Numbers of one layer: floats on the CPU (no tiny kernels), scalar tensors elsewhere."""
-
-    mm: Any  # |m|^2
-    bb: Any  # |b|^2
-    mb: Any  # m.b
-    mu0: Any  # time of the mean
-    b0: Any  # time of beta
-    length: Any  # f with mean = f * (average of the images' centroids)
-    gain: Any = 0.0  # G = gamma / (spread + eps)
-    denominator: Any = 1.0  # spread + eps
-
-
-def _read(values: Tensor) -> list[Any]:
-    return values.tolist() if values.device.type == "cpu" else list(values.unbind())
-
-
-def _scalars(mean: Tensor, beta: Tensor, length: Tensor, spec: FusedSpec) -> _Scalars:
-    products = [mean.dot(mean), beta.dot(beta), mean.dot(beta), length[0]]
-    mm, bb, mb, length_ = _read(torch.stack(products))
-    if not spec.always_one_pass:
-        size = float(mm)
-        if size != size or size == float("inf"):
-            raise OffManifoldError(
-                "the input of a Lorentz convolution and batch norm led to NaN or infinite values; "
-                "check the input data, lower the learning rate or clip the gradients"
-            )
-        if size > FAR_OUT**2 * spec.k:
-            raise FarFromOriginError
-    return _Scalars(mm, bb, mb, (mm + spec.k) ** 0.5, (bb + spec.k) ** 0.5, length_)
-
-
 class _FusedConvNorm(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -129,67 +103,63 @@ class _FusedConvNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         k = spec.k
         r = k**0.5
+        one = x.new_ones(())
         # convolution with its time term
-        time = (_sums(x.square().sum(1, keepdim=True), spec) + k).sqrt_()
-        geometry = (spec.stride, spec.padding, spec.dilation)
-        if spec.conv_dtype is None:
-            z = F.conv2d(x, weight, bias, *geometry)
-        else:  # everything but the product of patches and weights stays in float32
-            half = spec.conv_dtype
-            z = F.conv2d(x.to(half), weight.to(half), None, *geometry).to(x.dtype)
-            if bias is not None:
-                z.add_(bias[:, None, None])
-        z.addcmul_(time, time_weight[:, None, None])
+        z = _convolve(x, weight, bias, spec)
+        buffer = torch.empty_like(z)  # for squares, and then the result
+        time = add(_window_squares(x, spec, buffer), one, k).sqrt_()
+        z.addcmul_(time, time_weight.view(-1, 1, 1))
         shape = z.shape
-        z = z.flatten(2)
-        buffer = z * z
-        p2 = buffer.sum(1, keepdim=True)
-        t = (p2 + k).sqrt_()
+        z, buffer = z.flatten(2), buffer.flatten(2)
+        p2 = torch.mul(z, z, out=buffer).sum(1, keepdim=True)
+        t = add(p2, one, k).sqrt_()
 
-        # centroid of the images' centroids
-        image_s, image_t = z.mean(2), t.mean(2)
-        inner_length = _inverse_length(image_s, image_t, r)
-        inner = image_s * inner_length
-        inner_t = (inner.square().sum(1, keepdim=True) + k).sqrt_()
-        total_s, total_t = inner.mean(0), inner_t.mean()
-        length = _inverse_length(total_s, total_t, r)
-        mean = total_s * length
-
+        # centroid of the images' centroids, and the numbers of the layer
+        inner, inner_t = z.mean(2), t.mean(2)
+        inverse = inverse_length(inner, inner_t, k)
+        inner, inner_t = inner.mul_(inverse), inner_t.mul_(inverse)
         beta = beta[1:]
-        sc = _scalars(mean, beta, length, spec)
-        dots = torch.bmm(torch.stack([mean, beta]).expand(len(z), -1, -1), z)
-        m_dot, b_dot = dots[:, :1], dots[:, 1:]
-        # boost s' = z + c m, x = |s'|/r, A = asinh(x) the distance to the mean in units of r
-        c = (m_dot / (r * (r + sc.mu0))).sub_(t, alpha=1 / r)
-        x_ = (c * sc.mm).add_(m_dot, alpha=2).mul_(c).add_(p2)
-        x_ = x_.div_(k).clamp_min_(_TINY**2).sqrt_()
-        angle = torch.asinh(x_)
-        spread = angle.mean().mul_(r).reshape(1)
-        gamma_value, spread_value = _read(torch.cat([gamma, spread]))
-        sc.denominator = spread_value + spec.eps
-        sc.gain = gamma_value / sc.denominator
-        rho = (angle * sc.gain).clamp_(-_MAX_RADIUS, _MAX_RADIUS)
-        h = rho.sinh().div_(x_)  # exact for the smallest x
-        e = (c * sc.mb).add_(b_dot).mul_(h).div_(r * (r + sc.b0)).add_(rho.cosh())
+        mean, sc = _mean(inner.sum(0), inner_t.sum(), len(z), beta, spec)
+        rows = torch.stack([mean, beta])
+        dots = torch.bmm(rows.expand(len(z), -1, -1), z)
+        m_dot, b_dot = dots.chunk(2, 1)
+        # boost s' = z + c m with tau = -r c, x = |s'|/r, A = asinh(x) the distance to the mean / r
+        tau = add(t, m_dot, -1 / (r + sc.mu0))
+        u = add_product(p2, tau, m_dot, -2 / r)
+        u = add_product(u, tau, tau, sc.mm / k, out=u)
+        if k != 1:
+            u.div_(k)
+        x_ = u.clamp_min_(TINY**2).sqrt_()
+        angle = x_.asinh()
+        mean_angle = angle.mean()
+        sc.denominator = read(mean_angle) * r + spec.eps
+        sc.gain = read(gamma) / sc.denominator
+        sc.look_at(angle)
+        rho = angle * sc.gain
+        if not sc.plain:
+            rho.clamp_(-MAX_RADIUS, MAX_RADIUS)
+        sinh = rho.sinh_()
+        h = sinh / x_  # exact for the smallest x
+        cosh = torch.addcmul(one, sinh, sinh).sqrt_()
+        b_prime = add(b_dot, tau, -sc.mb / r)
+        e = add_product(cosh, h, b_prime, 1 / (r * (r + sc.b0)))
 
-        # rank-two update, in the buffer that held z^2
-        y = torch.mul(z, h, out=buffer)
-        y.addcmul_(c.mul_(h), mean[:, None]).addcmul_(e, beta[:, None])
+        # y = h z + (h c) m + e b (+ skip), in the buffer that held z^2
+        if skip is None:
+            y = torch.mul(z, h, out=buffer)
+        else:
+            y = torch.addcmul(skip.flatten(2), z, h, out=buffer)
+        y.addcmul_(tau.mul_(h), mean[:, None], value=-1 / r).addcmul_(e, beta[:, None])
         y = y.view(shape)
-        if skip is not None:
-            y.add_(skip)
         if spec.activation:
             y.relu_()
 
-        ctx.spec, ctx.scalars, ctx.has_skip, ctx.has_bias = (
-            spec, sc, skip is not None, bias is not None,
-        )  # fmt: skip
-        pixel = torch.cat([dots, t, x_, angle, h], dim=1)
-        image = torch.cat([inner, inner_t, inner_length], dim=1)
+        ctx.spec, ctx.scalars = spec, sc
         ctx.save_for_backward(
-            x, z, y if spec.activation else None, time, pixel, image, mean, weight, time_weight,
-            beta, gamma,
+            x, z, y if spec.activation else None, time, dots, t, x_, angle, h,
+            inner, inner_t, inverse, rows, weight, time_weight, gamma,
         )  # fmt: skip
+        spread = mean_angle.mul_(r).reshape(1)
         ctx.mark_non_differentiable(mean, spread)
         ctx.set_materialize_grads(False)
         return y, mean, spread
@@ -203,149 +173,179 @@ class _FusedConvNorm(torch.autograd.Function):
                 "the fused Lorentz unit has no second derivative; build it with fused=False"
             )
         spec, sc = ctx.spec, ctx.scalars
-        x, z, y, time, pixel, image, mean, weight, time_weight, beta, gamma = ctx.saved_tensors
+        (
+            x, z, y, time, dots, t, x_, angle, h, *image, rows, weight, time_weight, gamma,
+        ) = ctx.saved_tensors  # fmt: skip
         k = spec.k
         r = k**0.5
         shape = gy.shape
         g = (torch.ops.aten.threshold_backward(gy, y, 0) if spec.activation else gy).flatten(2)
-        batch, positions = g.shape[0], g.shape[2]
-        m_dot, b_dot, t, x_, angle, h = pixel.split(1, dim=1)
-        c = (m_dot / (r * (r + sc.mu0))).sub_(t, alpha=1 / r)
-        hc = h * c
-        rho = (angle * sc.gain).clamp_(-_MAX_RADIUS, _MAX_RADIUS)
-        cosh = rho.cosh()
+        batch = len(g)
+        one = g.new_ones(())
+        mean, beta = rows.unbind()
+        m_dot, b_dot = dots.chunk(2, 1)
+        tau = add(t, m_dot, -1 / (r + sc.mu0))
+        sinh = h * x_
+        cosh = torch.addcmul(one, sinh, sinh).sqrt_()
+        root = torch.addcmul(one, x_, x_).sqrt_()
+        b_prime = add(b_dot, tau, -sc.mb / r)
+        inv_b = 1 / (r * (r + sc.b0))
+        inv_m = 1 / (r * (r + sc.mu0))
 
-        # y = h z + (h c) m + e b
+        # y = h z - (h tau/r) m + e b
         buffer = g * z
         gh = buffer.sum(1, keepdim=True)
-        g_dots = torch.bmm(torch.stack([mean, beta]).expand(batch, -1, -1), g)
-        gm_dot, ge = g_dots[:, :1], g_dots[:, 1:]
-        gh = gh + c * gm_dot
-        gc = h * gm_dot
-        # e = h b'/(r (r + b0)) + cosh(rho), b' = b.z + c (m.b)
-        inv_b = 1 / (r * (r + sc.b0))
-        b_prime = b_dot + c * sc.mb
-        gh = gh + ge * (b_prime * inv_b)
-        gb_dot = ge * (h * inv_b)
-        gc = gc + gb_dot * sc.mb
-        g_mb = (gb_dot * c).sum()
-        g_inv_b = (ge * h * b_prime).sum()
-        # h and cosh(rho) depend on u = |s'|^2/k and, through the gain G, on the spread:
-        # dh/dG = cosh(rho) A/x, dcosh(rho)/dG = sinh(rho) A = h x A
-        dh_du, dcosh_du = _radial_derivatives(x_, sc.gain, h, cosh)
-        gu = gh * dh_du + ge * dcosh_du
-        d_gain = (gh * (cosh / x_) + ge * (h * x_)) * angle
-        cut = rho.abs() == _MAX_RADIUS
-        if cut.device.type != "cpu" or cut.any():  # there h = const/x, cosh = const
-            gu = torch.where(cut, gh * h / (-2 * x_ * x_), gu)
-            d_gain = torch.where(cut, 0.0, d_gain)
-        g_gain = _read(d_gain.sum().reshape(1))[0]
-        g_spread = -g_gain * sc.gain / sc.denominator
-        # spread = r mean(A), dA/du = 1/(2 x sqrt(1 + u)); the kink at x = 0 has subgradient 0
-        slope = (x_ * x_ + 1).sqrt_().mul_(x_).reciprocal_().mul_(x_ > _TINY)
-        gu = gu + slope * (g_spread * (0.5 * r / (batch * positions)))
-        gn2 = gu / k
-        # N = |z|^2 + c (2 m.z + c |m|^2)
-        gm_dot_total = 2 * c * gn2
-        gc = gc + gn2 * (2 * m_dot + 2 * c * sc.mm)
-        g_mm = (gn2 * c.square()).sum()
-        # c = m.z / (r (r + mu0)) - t/r
-        inv_m = 1 / (r * (r + sc.mu0))
-        gm_dot_total = gm_dot_total + gc * inv_m
-        gt = gc * (-1 / r)
-        g_mm = g_mm - (gc * m_dot).sum() * (r * inv_m**2 / (2 * sc.mu0))
+        gm_dot, ge = torch.bmm(rows.expand(batch, -1, -1), g).chunk(2, 1)
+        gh = add_product(gh, tau, gm_dot, -1 / r, out=gh)
+        # e = h b'/(r (r + b0)) + cosh(rho), b' = b.z - tau (m.b)/r
+        gh = add_product(gh, ge, b_prime, inv_b, out=gh)
+        h_ge = h * ge  # r (r + b0) times the gradient of b'
+        w = add(gm_dot, ge, sc.mb * inv_b).mul_(h)  # -r times the gradient of tau
+        # h and cosh(rho) depend on u = |s'|^2/k and, through the gain G, on the spread
+        d, g_gain = radial_backward(Radial(x_, angle, h, cosh, root), gh, ge, sc, r)
+        # k u = |z|^2 - (2/r) tau (m.z) + (|m|^2/k) tau^2
+        d_tau = d * tau
+        w = add_product(w, d, m_dot, 1 / k, out=w)
+        w = add(w, d_tau, -sc.mm / (r * k))
+        # tau = t - m.z/(r + mu0): the gradient of m.z is inv_m times
+        gm = add(w, d_tau, -(r + sc.mu0) / k)
 
         # gradients of the mean and of beta (without the mean's own dependence on z)
-        e = h * b_prime * inv_b + cosh
-        from_g = torch.bmm(torch.cat([hc, e], 1), g.mT)
-        from_z = torch.bmm(torch.cat([gm_dot_total, gb_dot], 1), z.mT)
-        g_mean, g_beta = (from_g + from_z).sum(0)
-        g_mean = g_mean + g_mb * beta + 2 * g_mm * mean
-        g_beta = g_beta + g_mb * mean - (g_inv_b * (r * inv_b**2 / sc.b0)) * beta
+        sums = [w * m_dot, d_tau * tau, h_ge * tau, h_ge * b_prime]
+        w_m, dt_t, hge_t, hge_b = read_all([product.sum() for product in sums])
+        along_m = (dt_t / k - inv_m**2 * r * k * w_m / sc.mu0) / k  # through |m|^2 and mu0
+        along_b = -r * inv_b**2 * hge_b / sc.b0
+        g_mb = -inv_b / r * hge_t
+        e = add_product(cosh, h, b_prime, inv_b)
+        tau_g, e_g = torch.bmm(torch.cat([tau * h, e], 1), g.mT).sum(0)
+        gm_z, hge_z = torch.bmm(torch.cat([gm, h_ge], 1), z.mT).sum(0)
+        g_mean = add(add(tau_g, gm_z, -r * inv_m), beta, -r * g_mb)  # times -r
+        g_mean = add(g_mean, mean, -r * along_m)
+        g_beta = add(add(add(e_g, hge_z, inv_b), mean, g_mb), beta, along_b)
 
-        # mean of images' centroids, then each centroid, back to sums over z and t
-        g_image_s, g_image_t = _centroids_backward(g_mean, mean, image, sc, k)
-        gt = gt + (g_image_t / positions).unsqueeze(2)
-        gp2 = gn2 + gt / (2 * t)
+        # mean of images' centroids, then each centroid, back to the averages of z and t
+        factor = -1 / (r * g.shape[2])
+        g_image_s, minus_g_image_t = centroids_backward(g_mean, mean, image, sc, k, factor)
+        # minus the factor of z: t and u depend on |z|^2
+        gp2 = add(minus_g_image_t.unsqueeze(2), w, 1 / r).div_(t)
+        gp2 = add(gp2, d, -1 / k)
 
         # gradient of z, in one buffer
-        gz = torch.mul(g, h, out=buffer)
-        gz.addcmul_(2 * gp2, z).addcmul_(gm_dot_total, mean[:, None])
-        gz.addcmul_(gb_dot, beta[:, None]).add_((g_image_s / positions).unsqueeze(2))
+        gz = torch.addcmul(g_image_s.unsqueeze(2), g, h, out=buffer)
+        gz.addcmul_(gp2, z, value=-1)
+        gz = add_product(gz, gm, mean[:, None], inv_m, out=gz)
+        gz = add_product(gz, h_ge, beta[:, None], inv_b, out=gz)
 
         # z = conv(x) + bias + w_t T
         flat_time = time.flatten(2)
-        rows = torch.cat([flat_time, torch.ones_like(flat_time)], 1)
-        g_time_weight, g_bias = torch.bmm(rows, gz.mT).sum(0)
-        g_time = torch.bmm(time_weight.expand(batch, 1, -1), gz).view(time.shape)
-        operands = [gz.view(shape), x, weight]
-        if spec.conv_dtype is not None:
-            operands = [v.to(spec.conv_dtype) for v in operands]
-        gx, g_weight, _ = torch.ops.aten.convolution_backward(
-            *operands, None, spec.stride, spec.padding, spec.dilation, False, [0, 0], 1,
-            [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
-        )  # fmt: skip
-        if g_weight is not None:
-            g_weight = g_weight.to(weight.dtype)
-        if ctx.needs_input_grad[0]:
-            gq = window_sum_transpose(
-                g_time.div_(time), tuple(x.shape[2:]), spec.kernel_size, spec.stride, spec.padding,
-                spec.dilation,
-            )  # fmt: skip
-            # d(sum q)/dx = 2 x, dT/dq = 1/(2 T)
-            gx = gx.to(x.dtype).addcmul_(x, gq)
+        parts = torch.cat([flat_time, one.expand_as(flat_time)], 1)
+        g_time_weight, g_bias = torch.bmm(parts, gz.mT).sum(0)
+        gx, g_weight = _convolve_backward(gz.view(shape), x, weight, ctx.needs_input_grad, spec)
+        if gx is not None:
+            g_time = torch.bmm(time_weight.expand(batch, 1, -1), gz).view(time.shape)
+            _add_window_squares_backward(gx, x, g_time.div_(time), spec)
         return (
             gx,
             g_weight,
             g_time_weight,
-            g_bias if ctx.has_bias else None,
+            g_bias if ctx.needs_input_grad[3] else None,
             torch.cat([g_beta.new_zeros(1), g_beta]),
-            torch.as_tensor(
-                g_gain / sc.denominator, dtype=gamma.dtype, device=gamma.device
-            ).reshape(1),
-            g.view(shape) if ctx.has_skip else None,
+            gamma.new_full((1,), g_gain / sc.denominator),
+            g.view(shape) if ctx.needs_input_grad[6] else None,
             None,
         )
 
 
-def _inverse_length(s: Tensor, t: Tensor, r: float) -> Tensor:
-    """R / sqrt(t^2 - |s|^2) of the sums of a centroid."""
-    # the floor is that of centroid_space
-    return (t.square() - s.square().sum(-1, keepdim=True)).clamp_min_(r * r).rsqrt_().mul_(r)
+def _mean(
+    total: Tensor, total_t: Tensor, count: int, beta: Tensor, spec: FusedSpec
+) -> tuple[Tensor, Scalars]:
+    """The mean from the sum of ``count`` centroids of length 1, and what follows from it."""
+    ss, st, tt = read_all([total.dot(total), total.dot(beta), total_t])
+    bb = read(beta.dot(beta))
+    squared = tt * tt - ss
+    # at least count^2 but for rounding; ``inf - inf`` is noticed below
+    squared = (
+        max(squared, float(count) ** 2)
+        if isinstance(squared, float)
+        else squared.clamp_min(float(count) ** 2)
+    )
+    length = (spec.k / squared) ** 0.5
+    mm = ss * length * length
+    if not spec.always_one_pass:
+        size = float(mm)
+        if size != size or size == float("inf"):
+            raise OffManifoldError(
+                "the input of a Lorentz convolution and batch norm led to NaN or infinite values; "
+                "check the input data, lower the learning rate or clip the gradients"
+            )
+        if size > FAR_OUT**2 * spec.k:
+            raise FarFromOriginError
+    mu0, b0 = (mm + spec.k) ** 0.5, (bb + spec.k) ** 0.5
+    return total * length, Scalars(mm, bb, st * length, mu0, b0, length)
 
 
-def _radial_derivatives(x: Tensor, gain: Any, h: Tensor, cosh: Tensor) -> tuple[Tensor, Tensor]:
-    """dh/du and dcosh(rho)/du at fixed gain G, with u = x^2, h = sinh(G asinh(x))/x.
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, spec: FusedSpec) -> Tensor:
+    geometry = (spec.stride, spec.padding, spec.dilation)
+    if spec.conv_dtype is None:
+        return F.conv2d(x, weight, bias, *geometry)
+    # everything but the product of patches and weights stays in float32
+    half = spec.conv_dtype
+    z = F.conv2d(x.to(half), weight.to(half), None, *geometry).to(x.dtype)
+    return z if bias is None else z.add_(bias[:, None, None])
 
-    dh/du = (G cosh(rho)/sqrt(1 + u) - h)/(2u), a difference of equal numbers at u -> 0: there the
-    series h = G (1 + (G^2-1) u/3! + (G^2-1)(G^2-9) u^2/5! + ...) is used.
+
+def _convolve_backward(
+    gz: Tensor, x: Tensor, weight: Tensor, needs: Sequence[bool], spec: FusedSpec
+) -> tuple[Tensor | None, Tensor | None]:
+    operands = [gz, x, weight]
+    if spec.conv_dtype is not None:
+        operands = [v.to(spec.conv_dtype) for v in operands]
+    gx, g_weight, _ = torch.ops.aten.convolution_backward(
+        *operands, None, spec.stride, spec.padding, spec.dilation, False, [0, 0], 1,
+        [needs[0], needs[1], False],
+    )  # fmt: skip
+    return (
+        None if gx is None else gx.to(x.dtype),
+        None if g_weight is None else g_weight.to(weight.dtype),
+    )
+
+
+def _pointwise(spec: FusedSpec) -> bool:
+    return spec.kernel_size == (1, 1) and spec.padding == (0, 0)
+
+
+def _read_positions(x: Tensor, spec: FusedSpec) -> Tensor:
+    """View of the positions that a convolution with window 1 reads."""
+    return x[:, :, :: spec.stride[0], :: spec.stride[1]]
+
+
+def _window_squares(x: Tensor, spec: FusedSpec, buffer: Tensor) -> Tensor:
+    """Sum of |x|^2 over the window of each output position, shape (B, 1, H', W').
+
+    A ``buffer`` that is large enough holds the squares: fresh memory costs more than the squares.
     """
-    u = x * x
-    g2 = gain * gain
-    root = (u + 1).sqrt_()
-    exact = (cosh * gain).div_(root).sub_(h).div_(u).mul_(0.5)
-    a1 = gain * (g2 - 1) / 6
-    a2 = a1 * (g2 - 9) / 20
-    a3 = a2 * (g2 - 25) / 42
-    a4 = a3 * (g2 - 49) / 72
-    series = (u * (4 * a4) + 3 * a3).mul_(u).add_(2 * a2).mul_(u).add_(a1)
-    near = u * (1 + g2) < 1e-3
-    return torch.where(near, series, exact), h / root * (0.5 * gain)
+    if _pointwise(spec):
+        x = _read_positions(x, spec)
+    fits = buffer.is_contiguous() and x.numel() <= buffer.numel()
+    squares = buffer.view(-1)[: x.numel()].view(x.shape) if fits else torch.empty_like(x)
+    q = torch.mul(x, x, out=squares).sum(1, keepdim=True)
+    if _pointwise(spec):
+        return q
+    return window_sum(q, spec.kernel_size, spec.stride, spec.padding, spec.dilation)
 
 
-def _centroids_backward(
-    g_mean: Tensor, mean: Tensor, image: Tensor, sc: _Scalars, k: float
-) -> tuple[Tensor, Tensor]:
-    """Gradient of the mean, shape (C,), to each image's averages of s (B, C) and of t (B, 1).
+def _add_window_squares_backward(gx: Tensor, x: Tensor, g: Tensor, spec: FusedSpec) -> None:
+    """Add x times the sum of g over the windows that read a position, to gx in place.
 
-    For m = f a, f = r/sqrt(a_t^2 - |a|^2), with time m_t = f a_t:
-    ga = f (gm + (gm.m/k) m) and ga_t = -(gm.m/k) f m_t. Applied to the mean of the centroids, then,
-    with the derivative m/m_t of the time of each centroid, to the centroids.
+    d(sum |x|^2)/dx = 2 x and dT/d(sum) = 1/(2 T): for ``g`` = (gradient of T)/T that is the
+    gradient of x through T.
     """
-    inner, inner_t, length = image[:, :-2], image[:, -2:-1], image[:, -1:]
-    along = _read(g_mean.dot(mean).reshape(1))[0] / k
-    share = sc.length / len(inner)
-    g_inner = (g_mean + along * mean) * share - inner * (along * sc.mu0 * share / inner_t)
-    along_i = (g_inner * inner).sum(1, keepdim=True) / k
-    g_s = torch.addcmul(g_inner, along_i, inner).mul_(length)
-    return g_s, -along_i * length * inner_t
+    if _pointwise(spec):
+        _read_positions(gx, spec).addcmul_(_read_positions(x, spec), g)
+        return
+    gx.addcmul_(
+        x,
+        window_sum_transpose(
+            g, (x.shape[2], x.shape[3]), spec.kernel_size, spec.stride, spec.padding, spec.dilation
+        ),
+    )

@@ -1,6 +1,7 @@
 """Lorentz batch normalisation."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from lightning_priv.functional.lorentz_norm import (
     lorentz_channel_mean,
     lorentz_normalize,
 )
-from lightning_priv.functional.lorentz_sets import centroid_space
 from lightning_priv.nn.lorentz._checks import check_channels
 from lightning_priv.nn.lorentz._norm_base import (
     LorentzNorm,
@@ -144,15 +144,16 @@ class _LorentzBatchNorm(LorentzNorm):
             mean: space components of the batch mean, shape (num_features,).
             spread: mean distance to it (``frechet``: mean squared distance), shape (1,).
         """
+        tangent, p = self.running_mean, self.momentum
         k = self.k
-        old = _exp_origin(self.running_mean, k)
-        times = [(s.dot(s) + k).sqrt_() for s in (old, mean)]
-        mixed, time = old.lerp(mean, self.momentum), times[0].lerp(times[1], self.momentum)
-        new = centroid_space(mixed, time.reshape(1), k)
-        # log at the origin; values only, so no series is needed next to 0
-        x = (new.dot(new) / k).sqrt_().clamp_min_(1e-18)
-        self.running_mean.copy_(new * (x.asinh() / x))
-        self.running_spread.lerp_(spread.to(self.running_spread.dtype), self.momentum)
+        products: list[Any] = [tangent.dot(tangent), tangent.dot(mean), mean.dot(mean)]
+        if tangent.device.type == "cpu" and not torch.compiler.is_compiling():
+            # a value costs nothing to read there, arithmetic of floats less than that of tensors
+            products, k = [product.item() for product in products], float(k)
+        vv, vm, mm = products
+        old, new = _mix(vv, vm, mm, k, p)
+        self.running_mean.mul_(old).add_(mean * new)
+        self.running_spread.lerp_(spread.to(self.running_spread.dtype), p)
 
     def extra_repr(self) -> str:
         """Fields shown by ``repr``."""
@@ -217,6 +218,39 @@ def _exp_origin(v: Tensor, k: float | Tensor) -> Tensor:
     """Space part of exp at the origin; values only, so no series is needed next to 0."""
     x = (v.dot(v) / k).sqrt().clamp_min(1e-18)
     return v * (x.sinh() / x)
+
+
+def _mix(vv: Any, vm: Any, mm: Any, k: Any, p: float) -> tuple[Any, Any]:
+    """Weights a, b with a v + b m = log_o( centroid( [exp_o(v), m], weights (1 - p, p) ) ).
+
+    Args:
+        vv: |v|^2 of the tangent vector v at the origin.
+        vm: v.m; m are space components of a point.
+        mm: |m|^2.
+        k: squared radius.
+        p: weight of m.
+
+    Returns:
+        Both weights; floats from floats, scalar tensors from scalar tensors.
+    """
+    tensors = isinstance(vv, Tensor)
+    lib: Any = torch if tensors else math
+
+    def at_least(value: Any, low: float) -> Any:
+        return value.clamp_min(low) if tensors else max(value, low)
+
+    # values only, so no series is needed next to 0
+    x = at_least((vv / k) ** 0.5, 1e-18)
+    stretch = lib.sinh(x) / x  # exp_o(v) = stretch v in space components
+    times = (stretch * stretch * vv + k) ** 0.5 * (mm + k) ** 0.5
+    # -<o, m> of two points is at least k
+    product = at_least((times - stretch * vm) / k, 1.0)
+    squared_length = (1 - p) ** 2 + p**2 + 2 * p * (1 - p) * product
+    a, b = (1 - p) * stretch / squared_length**0.5, p / squared_length**0.5
+    norm2 = a * a * vv + 2 * a * b * vm + b * b * mm
+    x = at_least((at_least(norm2, 0.0) / k) ** 0.5, 1e-18)
+    shrink = lib.asinh(x) / x
+    return a * shrink, b * shrink
 
 
 def _can_widen(points: Tensor) -> bool:

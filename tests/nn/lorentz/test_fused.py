@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from lightning_priv import functional as fn
 from lightning_priv.errors import OffManifoldError
 from lightning_priv.nn import lorentz as ll
-from lightning_priv.nn.lorentz import fused
+from lightning_priv.nn.lorentz import _fused_parts, fused
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +67,41 @@ def test_equal_to_the_separate_layers(k, shape, skip):
     compare(unit(k, **shape), torch.randn(4, 3, 6, 6), skip)
 
 
-def test_equal_where_the_radius_is_cut():
+@pytest.fixture
+def plain(monkeypatch):
+    """Whether each layer that was looked at needed neither series nor cuts."""
+    found = []
+    look_at = _fused_parts.Scalars.look_at
+
+    def spy(self, angle):
+        look_at(self, angle)
+        found.append(self.plain)
+
+    monkeypatch.setattr(_fused_parts.Scalars, "look_at", spy)
+    return found
+
+
+def test_equal_where_the_radius_is_cut(plain):
     module = unit(gamma=25.0)
     compare(module, torch.randn(4, 3, 6, 6), skip=True)
+    assert not any(plain)
+
+
+@pytest.mark.parametrize("form", ["plain", "general"])
+def test_equal_where_neither_cuts_nor_series_are_needed(form, plain, monkeypatch):
+    """The general form of the radial part gives the same there."""
+    if form == "general":
+        monkeypatch.setattr(_fused_parts, "radial_backward", _fused_parts._radial_backward_anywhere)
+        monkeypatch.setattr(fused, "radial_backward", _fused_parts._radial_backward_anywhere)
+    compare(unit(), 2 * torch.randn(4, 3, 6, 6), skip=True)
+    assert all(plain)
+
+
+def test_layers_with_manifolds_of_one_curvature_are_fused():
+    conv, norm = ll.LorentzConv2d(3, 5, 3), ll.LorentzBatchNorm2d(5)
+    assert ll.LorentzConvNorm(conv, norm)._can_fuse(torch.randn(2, 3, 4, 4))
+    other = ll.LorentzBatchNorm2d(5, ll.LorentzManifold(2.0))
+    assert not ll.LorentzConvNorm(conv, other)._can_fuse(torch.randn(2, 3, 4, 4))
 
 
 def test_equal_for_negative_gamma():
@@ -80,12 +112,13 @@ def test_equal_on_a_map_of_one_position():
     compare(unit(stride=2), torch.randn(6, 3, 2, 2), skip=True)
 
 
-def test_equal_where_points_sit_next_to_the_mean():
+def test_equal_where_points_sit_next_to_the_mean(plain):
     # one image repeated: most positions are exactly or nearly the mean
     x = torch.randn(1, 3, 1, 1).expand(4, 3, 6, 6).clone()
     x[0, 0, 0, 0] += 1e-5
     x[1, 1, 3, 3] += 1e-2
     compare(unit(padding=0), x, rtol=1e-7)
+    assert not any(plain)
 
 
 def test_gradient_where_all_points_are_the_mean_is_finite():
@@ -97,7 +130,8 @@ def test_gradient_where_all_points_are_the_mean_is_finite():
 
 def test_scalars_may_stay_on_the_device(monkeypatch):
     """The form that a GPU takes: no number is read but the radius of the mean."""
-    monkeypatch.setattr(fused, "_read", lambda values: list(values.unbind()))
+    for module in (fused, _fused_parts):
+        monkeypatch.setattr(module, "read", lambda value: value.reshape(()))
     compare(unit(stride=2), torch.randn(4, 3, 6, 6), skip=True)
     compare(unit(gamma=25.0), torch.randn(4, 3, 6, 6))
 

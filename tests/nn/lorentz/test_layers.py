@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from lightning_priv import functional as fn
 from lightning_priv.nn import lorentz as ll
+from lightning_priv.nn.lorentz import normalization
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 CURVATURES = (0.5, 1.0, 2.0)
@@ -99,6 +100,23 @@ def test_batch_norm_uses_running_statistics_in_evaluation(k):
         s.flatten(2), centre, bn.beta[1:], bn.gamma, bn.running_spread, k
     )
     assert_close(bn(s), want.view_as(s), **TIGHT)
+
+
+@pytest.mark.parametrize("k", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("start", [0.0, 1e-9, 0.3, 5.0])
+def test_running_mean_is_the_centroid_of_old_and_new(k, start):
+    """For floats, which the CPU takes, and scalar tensors, which a GPU takes."""
+    norm = ll.LorentzBatchNorm2d(4, ll.LorentzManifold(k), momentum=0.3)
+    old, mean = start * torch.randn(4), torch.randn(4)
+    norm.running_mean.copy_(old)
+    points = torch.stack([fn.exp_map_origin(old, k), fn.to_point(mean, k)])
+    want = fn.log_map_origin(fn.lorentz_centroid(points, torch.tensor([0.7, 0.3]), k=k), k)
+    norm.update_running_statistics(mean, torch.tensor([0.5]))
+    assert_close(norm.running_mean, want, rtol=1e-10, atol=1e-12)
+    assert_close(norm.running_spread, torch.tensor([0.85]), rtol=1e-12, atol=0)
+    products = (old.dot(old), old.dot(mean), mean.dot(mean))
+    weights = normalization._mix(*products, k, 0.3)
+    assert_close(weights[0] * old + weights[1] * mean, want, rtol=1e-10, atol=1e-12)
 
 
 def test_batch_norm_1d_is_2d_with_one_row():

@@ -1,0 +1,5 @@
+"""Laplace sample information: how much one training sample tells a linear probe, in nats."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""M equal networks as one: stacked parameters, three ways to compute all members at once."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

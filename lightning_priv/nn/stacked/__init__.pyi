@@ -1,0 +1,12 @@
+from .chain import Chain as Chain
+from .chain import Link as Link
+from .chain import trace_chain as trace_chain
+from .engine import Engine as Engine
+from .fit import fit_members as fit_members
+from .net import StackedNet as StackedNet
+from .rungs import RUNGS as RUNGS
+from .rungs import Rung as Rung
+from .rungs import choose_rung as choose_rung
+from .states import cannot_stack_nets as cannot_stack_nets
+from .states import stack_states as stack_states
+from .states import unstack_state as unstack_state

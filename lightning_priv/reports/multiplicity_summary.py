@@ -1,0 +1,145 @@
+"""The numbers of a whole study as plain types, and in words."""
+
+import math
+from typing import Any
+
+from lightning_priv import __version__
+
+from .multiplicity_curves import conflict_rows
+from .multiplicity_study import Findings, Row, Study
+from .multiplicity_tables import (
+    group_rows,
+    label_rows,
+    rule_name,
+    rule_rows,
+    selection,
+    set_numbers,
+)
+
+__all__ = ["in_short", "summary"]
+
+
+def summary(study: Study, found: Findings) -> dict[str, Any]:
+    """Everything that ``summary.json`` holds.
+
+    Args:
+        study: the study.
+        found: its per-sample numbers.
+
+    Returns:
+        Plain types; numbers that are undefined are NaN.
+    """
+    rule = study.rule
+    inside = [row["member"] for row in study.members if row.get("in_set", True)]
+    baseline = study.baseline
+    return {
+        "version": __version__,
+        "data": study.data,
+        "stage": study.stage,
+        "task": study.votes.task,
+        "samples": len(study.votes.ids),
+        "decisions": len(found.votes.ids),
+        "members": found.votes.members,
+        "criterion": dict(study.criterion),
+        "baseline": inside[baseline] if isinstance(baseline, int) and inside else baseline,
+        "metrics": set_numbers(study.votes, baseline),
+        "rule": {
+            "name": rule.name,
+            "shown": rule_name(rule),
+            **{name: getattr(rule, name) for name in ("tau", "alpha", "kappa", "tie")},
+            **{name: getattr(rule, name) for name in ("target_risk", "target_coverage", "delta")},
+            "threshold": None if rule.calibration is None else rule.calibration.threshold,
+        },
+        "abstain": selection(found, found.decisions),
+        "rules": rule_rows(study, found),
+        "conflict": conflict_rows(study.votes),
+        "labels": label_rows(study.votes, baseline, study.class_names),
+        "groups": group_rows(study, found),
+        "drivers": list(study.drivers),
+        "capacity": list(study.capacity),
+        "privacy": list(study.privacy),
+        "account": dict(study.account),
+        "member_table": list(study.members),
+        "notes": list(study.notes),
+    }
+
+
+def in_short(facts: dict[str, Any]) -> list[str]:
+    """The findings as sentences for a reader who knows neither the method nor its words."""
+    metrics, abstain, members = facts["metrics"], facts["abstain"], facts["members"]
+    what = "decisions" if facts["task"] == "multilabel" else "samples"
+    n = facts["decisions"]
+    contested = round(n * (1 - metrics["unanimous_coverage"]))
+    lines = []
+    if "accuracy_min" in metrics:
+        lines.append(
+            f"{members} models{_chosen(facts)} were compared on {n} {what} of the "
+            f"{facts['stage']} set. They are right on "
+            f"{_percent(metrics['accuracy_min'])} to {_percent(metrics['accuracy_max'])} of them."
+        )
+    else:
+        lines.append(f"{members} models were compared on {n} {what}.")
+    if members > 1:
+        lines.append(
+            f"On {contested} of the {n} {what} ({_percent(contested / n)}) at least two of these "
+            "models disagree: there the result depends on arbitrary choices made in training."
+        )
+    sentence = (
+        f"With the rule {facts['rule']['shown']}, {abstain['kept']} {what} "
+        f"({_percent(abstain['coverage'])}) are decided automatically and {abstain['deferred']} "
+        "are left to an expert."
+    )
+    if "selective_risk" in abstain:
+        risk, relieved = abstain["selective_risk"], abstain["deferred_error"]
+        sentence += (
+            f" The error on the decided ones is {_percent(risk)}"
+            if not math.isnan(risk)
+            else " None is decided, so there is no error to state"
+        )
+        sentence += (
+            f"; the majority vote would have been wrong on {_percent(relieved)} of the deferred."
+            if not math.isnan(relieved)
+            else "."
+        )
+    lines.append(sentence)
+    lines += _conflict(facts["conflict"], what)
+    account = facts["account"]
+    if account:
+        lines.append(
+            f"The training data were protected by differential privacy: all {account['members']} "
+            f"private members together spend epsilon {account['epsilon']:.3g} at delta "
+            f"{account['delta']:.2g}."
+        )
+    return lines
+
+
+def _chosen(facts: dict[str, Any]) -> str:
+    """The study has tested that they are equally good; the callback takes them as they are."""
+    if not facts["criterion"]:
+        return ""
+    if facts["criterion"]["name"] == "all":
+        return ", all taken for equally good,"
+    return " that are equally good by the chosen criterion"
+
+
+def _conflict(rows: list[Row], what: str) -> list[str]:
+    """Two ensembles of the largest common size: majority against unanimous."""
+    sizes = [int(row["size"] or 0) for row in rows if row["rule"] == "unanimous"]
+    if not sizes:
+        return []
+    size = 5 if 5 in sizes else max(sizes)
+    found = {str(row["rule"]): row for row in rows if row["size"] == size}
+    majority, unanimous = found["majority"], found["unanimous"]
+    return [
+        f"Two independent ensembles of {size} models would contradict each other on "
+        f"{_percent(float(majority['conflict'] or 0))} of the {what} if both always decided by "
+        f"majority, and on {_percent(float(unanimous['conflict'] or 0))} if both abstained unless "
+        f"unanimous (deciding {_percent(float(unanimous['coverage'] or 0))} of the {what})."
+    ]
+
+
+def _percent(share: float) -> str:
+    value = 100 * share
+    if 0 < value < 0.1:
+        return f"{value:.2g} %"
+    return f"{value:.1f} %"

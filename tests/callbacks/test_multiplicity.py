@@ -1,0 +1,352 @@
+import csv
+import json
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from abstention_kit import (
+    CLASSES,
+    Foreign,
+    ForeignData,
+    N,
+    member,
+    probabilities,
+    samples,
+    trainer,
+    write,
+)
+from gloo_pool import GlooPool
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_priv.callbacks import EnsembleAbstention
+from lightning_priv.errors import ConfigurationError
+from lightning_priv.functional import multiplicity as functional
+from lightning_priv.functional.multiplicity import Rule
+
+SEEDS = [1, 2, 3, 4]
+
+
+def rows(path: str | Path) -> list[dict[str, str]]:
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def expected(seeds: list[int], stage_seed: int = 0) -> dict[str, float]:
+    x, y = samples(seed=stage_seed)
+    labels = probabilities(seeds, x).argmax(-1)
+    decisions = functional.decide(labels, "unanimous")
+    return {
+        "samples": len(y),
+        "ambiguity": float(functional.ambiguity(labels)),
+        "discrepancy": float(functional.discrepancy(labels)),
+        "pairwise_disagreement": float(functional.pairwise_disagreement(labels)),
+        "self_consistency": float(functional.self_consistency(labels).mean()),
+        "abstain/coverage": float(functional.coverage(decisions)),
+        "abstain/selective_risk": float(functional.selective_risk(decisions, y)),
+    }
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_metrics_equal_those_of_all_samples_at_once(stage: str, tmp_path: Path) -> None:
+    """And the module's own metrics, outputs and weights stay as they are."""
+    callback = EnsembleAbstention(write(tmp_path, SEEDS), rule="unanimous")
+    run, plain = trainer(callback), trainer()
+    module = member(9)
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    (with_it,) = getattr(run, stage)(module, ForeignData(), verbose=False)
+    (without,) = getattr(plain, stage)(member(9), ForeignData(), verbose=False)
+    for name, value in without.items():
+        assert with_it[name] == value, name
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+    for name, value in expected(SEEDS, 0 if stage == "test" else 1).items():
+        assert with_it[f"multiplicity/{name}"] == pytest.approx(value, abs=1e-6), name
+
+
+def test_report_has_every_sample_once(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    callback = EnsembleAbstention(
+        write(tmp_path, SEEDS), rule="unanimous", report_dir=str(folder), defer_value=-7
+    )
+    run = trainer(callback, default_root_dir=tmp_path)
+    run.test(member(9), ForeignData(indexed=True), verbose=False)
+    x, y = samples()
+    labels = probabilities(SEEDS, x).argmax(-1)
+    found = rows(folder / "deferrals.csv")
+    assert [int(row["id"]) for row in found] == list(range(N))
+    assert [int(row["target"]) for row in found] == y.tolist()
+    decisions = functional.decide(labels, "unanimous")
+    assert [int(r["decision"]) for r in found] == [-7 if d < 0 else d for d in decisions.tolist()]
+    for number, row in enumerate(found):
+        votes = torch.bincount(labels[:, number], minlength=CLASSES).tolist()
+        assert [int(row[f"votes_{c}"]) for c in range(CLASSES)] == votes
+        assert (int(row["n_A"]), int(row["n_B"])) == tuple(sorted(votes)[:0:-1])
+        assert int(row["deferred"]) == (max(votes) < len(SEEDS))
+    facts = json.loads((folder / "summary.json").read_text())
+    for name, value in callback.metrics[0].items():
+        if name in facts["metrics"]:
+            assert facts["metrics"][name] == pytest.approx(value, abs=1e-9), name
+        elif name.startswith("abstain/"):
+            got = facts["abstain"][name.removeprefix("abstain/")]
+            assert got == pytest.approx(value, abs=1e-9), name
+    assert set(callback.metrics[0]) >= {"ambiguity", "abstain/coverage", "aurc", "score_std"}
+    page = (folder / "report.html").read_text()
+    assert 'src="data:image/svg+xml' in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert not list(folder.rglob("*.part"))
+
+
+def test_predict_writes_rows_and_leaves_predictions_alone(tmp_path: Path) -> None:
+    callback = EnsembleAbstention(write(tmp_path, SEEDS), report_dir=str(tmp_path / "report"))
+    run = trainer(callback, default_root_dir=tmp_path)
+    outputs = run.predict(member(9), ForeignData())
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(outputs), member(9)(samples()[0]))
+    assert len(rows(tmp_path / "report/deferrals.csv")) == N
+
+
+def test_mapping_batches_with_ids(tmp_path: Path) -> None:
+    x, y = samples(5)
+    data = [{"image": x[i], "x": x[i], "label": y[i], "id": f"patient {i}"} for i in (3, 1, 4)]
+    callback = EnsembleAbstention(
+        [member(s) for s in (1, 2)], input_key="image", report_dir=str(tmp_path / "report")
+    )
+    run = trainer(callback, default_root_dir=tmp_path)
+    run.test(member(9), DataLoader(data, batch_size=2), verbose=False)
+    found = rows(tmp_path / "report/deferrals.csv")
+    assert [row["id"] for row in found] == ["patient 3", "patient 1", "patient 4"]
+    assert [int(row["target"]) for row in found] == y[[3, 1, 4]].tolist()
+    bad = trainer(EnsembleAbstention([member(1), member(2)], input_key="picture"))
+    with pytest.raises(ConfigurationError, match="the batch has no 'picture'"):
+        bad.test(member(9), DataLoader(data, batch_size=2), verbose=False)
+
+
+def test_subgroups_from_a_file(tmp_path: Path) -> None:
+    groups = tmp_path / "groups.csv"
+    groups.write_text("id,group\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(N)))
+    callback = EnsembleAbstention(
+        write(tmp_path, SEEDS), report_dir=str(tmp_path / "report"), groups=str(groups)
+    )
+    run = trainer(callback, default_root_dir=tmp_path)
+    run.test(member(9), ForeignData(), verbose=False)
+    x, _ = samples()
+    labels = probabilities(SEEDS, x).argmax(-1)
+    for row in rows(tmp_path / "report/groups.csv"):
+        part = labels[:, "ab".index(row["group"]) :: 2]
+        share = 1 - float(functional.unanimous_coverage(part))
+        assert float(row["ambiguity"]) == pytest.approx(share)
+    groups.write_text("id,group\n0,a\n")
+    with pytest.raises(ConfigurationError, match="no row for 36 of 37"):
+        run.test(member(9), ForeignData(), verbose=False)
+
+
+@pytest.mark.parametrize("rule", ["conformal", "calibrated"])
+def test_fitted_rules_take_the_validation_samples(rule: str, tmp_path: Path) -> None:
+    options = {"target_coverage": 0.5} if rule == "calibrated" else {"alpha": 0.3}
+    callback = EnsembleAbstention(write(tmp_path, SEEDS), rule=rule, **options)
+    (got,) = trainer(callback).test(member(9), ForeignData(), verbose=False)
+    (xv, yv), (x, _) = samples(seed=1), samples()
+    held_out, probs = probabilities(SEEDS, xv).double(), probabilities(SEEDS, x).double()
+    fitted = Rule(rule, **options).fit(held_out.argmax(-1), yv, held_out)
+    decided = fitted.decide(probs.argmax(-1), probs)
+    assert got["multiplicity/abstain/coverage"] == pytest.approx(
+        float(functional.coverage(decided)), abs=1e-6
+    )
+
+
+def test_one_member_and_duplicates(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="one member"):
+        (got,) = trainer(EnsembleAbstention(write(tmp_path, [1]))).test(
+            member(9), ForeignData(), verbose=False
+        )
+    assert got["multiplicity/ambiguity"] == 0
+    assert got["multiplicity/self_consistency"] != got["multiplicity/self_consistency"]
+    twins = [member(1), member(2), member(1)]
+    with pytest.warns(UserWarning, match="members 0, 2 have equal weights"):
+        trainer(EnsembleAbstention(twins)).test(member(9), ForeignData(), verbose=False)
+
+
+def test_binomial_with_too_few_members_warns(tmp_path: Path) -> None:
+    callback = EnsembleAbstention(write(tmp_path, SEEDS), rule="binomial")
+    with pytest.warns(UserWarning, match="at least 6 members"):
+        (got,) = trainer(callback).test(member(9), ForeignData(), verbose=False)
+    assert got["multiplicity/abstain/coverage"] == 0
+
+
+def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
+    good = write(tmp_path, [1, 2])
+
+    def run(*more: str, **options: object) -> None:
+        callback = EnsembleAbstention([*good, *more], **options)  # type: ignore[arg-type]
+        trainer(callback).test(member(9), ForeignData(), verbose=False)
+
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(Path(good[0]).read_bytes()[:500])
+    with pytest.raises(ConfigurationError, match=r"torn\.ckpt is damaged or no checkpoint"):
+        run(str(torn))
+    other = tmp_path / "other.ckpt"
+    torch.save({"state_dict": member(3, hidden=7).state_dict()}, other)
+    with pytest.raises(ConfigurationError, match=r"other\.ckpt belongs to another network"):
+        run(str(other))
+    weights = tmp_path / "weights.ckpt"
+    torch.save(member(3).state_dict(), weights)
+    with pytest.raises(ConfigurationError, match="no Lightning checkpoint"):
+        run(str(weights))
+    swapped = write(tmp_path / "swapped", [3], class_names=["b", "a", "c"])
+    named = write(tmp_path / "named", [4], class_names=["a", "b", "c"])
+    with pytest.raises(ConfigurationError, match="equal numbers would mean different classes"):
+        run(*named, *swapped)
+    objects = tmp_path / "objects.ckpt"
+    torch.save({"state_dict": member(3).state_dict(), "hyper_parameters": Foreign()}, objects)
+    with pytest.raises(ConfigurationError, match="weights_only: false"):
+        run(str(objects))
+    run(str(objects), weights_only=False)
+
+
+def test_wrong_options() -> None:
+    with pytest.raises(ValueError, match=r"tau must be in \(0, 1\]"):
+        EnsembleAbstention("*.ckpt", tau=1.5)
+    with pytest.raises(ValueError, match="target_risk or target_coverage"):
+        EnsembleAbstention("*.ckpt", rule="calibrated")
+    with pytest.raises(ValueError, match="is a class"):
+        EnsembleAbstention("*.ckpt", defer_value=0)
+    with pytest.raises(ConfigurationError, match="has no members"):
+        trainer(EnsembleAbstention()).test(member(9), ForeignData(), verbose=False)
+    callback = EnsembleAbstention([member(1), member(2)], baseline=2)
+    with pytest.raises(ConfigurationError, match="numbered 0 to 1"):
+        trainer(callback).test(member(9), ForeignData(), verbose=False)
+
+
+def test_targets_beyond_the_classes() -> None:
+    callback = EnsembleAbstention([member(1), member(2)])
+    data = TensorDataset(torch.randn(4, 4), torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(ConfigurationError, match="targets reach from 0 to 3"):
+        trainer(callback).test(member(9), DataLoader(data, batch_size=4), verbose=False)
+
+
+def test_fit_evaluates_when_asked_and_changes_no_bit(tmp_path: Path) -> None:
+    results = []
+    paths = write(tmp_path, SEEDS)
+    for every in (None, 0, 2):
+        callbacks = [] if every is None else [EnsembleAbstention(paths, every_n_epochs=every)]
+        run = trainer(*callbacks, max_epochs=3, num_sanity_val_steps=2)
+        torch.manual_seed(0)
+        module = Foreign()
+        run.fit(module, ForeignData())
+        results.append(module.state_dict())
+        logged = "multiplicity/ambiguity" in run.callback_metrics
+        assert logged == (every == 2)
+    for state in results[1:]:
+        assert all(torch.equal(v, results[0][k]) for k, v in state.items())
+
+
+class ManyLabels(Foreign):
+    def test_step(self, batch: object, batch_idx: int) -> None:
+        pass
+
+
+def test_multilabel(tmp_path: Path) -> None:
+    x, _ = samples(20)
+    y = (torch.rand(20, CLASSES, generator=torch.Generator().manual_seed(1)) > 0.5).long()
+    nets = [member(s) for s in SEEDS]
+    callback = EnsembleAbstention(
+        nets, rule="unanimous", multilabel=True, report_dir=str(tmp_path / "r")
+    )
+    run = trainer(callback, default_root_dir=tmp_path)
+    run.test(ManyLabels(), DataLoader(TensorDataset(x, y), batch_size=6), verbose=False)
+    with torch.no_grad():
+        labels = torch.stack([(net(x).sigmoid() >= 0.5).long() for net in nets])
+    by_label = [float(functional.ambiguity(labels[..., q])) for q in range(CLASSES)]
+    got = callback.metrics[0]
+    assert got["macro/ambiguity"] == pytest.approx(sum(by_label) / CLASSES)
+    joint = functional.joint_labels(labels)
+    assert got["any/ambiguity"] == pytest.approx(float(functional.ambiguity(joint)))
+    facts = json.loads((tmp_path / "r/summary.json").read_text())
+    assert facts["metrics"]["ambiguity_any_label"] == pytest.approx(got["any/ambiguity"])
+    assert [row["ambiguity"] for row in facts["labels"][:-1]] == pytest.approx(by_label)
+    found = rows(tmp_path / "r/deferrals.csv")
+    assert len(found) == 20 * CLASSES
+    decided = functional.decide_multilabel(labels, "unanimous").reshape(-1).tolist()
+    assert [int(row["decision"]) for row in found] == decided
+    assert found[4]["id"] == "1:1"
+
+
+def test_one_output_is_two_classes() -> None:
+    x, y = samples()
+    nets = [member(s, outputs=1) for s in SEEDS]
+    callback = EnsembleAbstention(nets, rule="unanimous")
+    data = TensorDataset(x, (y > 0).long())
+    trainer(callback).test(member(9), DataLoader(data, batch_size=5), verbose=False)
+    with torch.no_grad():
+        labels = torch.stack([(net(x)[:, 0] >= 0).long() for net in nets])
+    got = callback.metrics[0]
+    assert got["ambiguity"] == pytest.approx(float(functional.ambiguity(labels)))
+    assert got["dp_disagreement"] == pytest.approx(
+        float(2 * (1 - functional.self_consistency(labels)).mean())
+    )
+
+
+def evaluate_on_this_rank(rank: int, folder: str, n: int, padded: bool) -> dict[str, float]:
+    """One of two processes of a Trainer that another program joined."""
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.pytorch.strategies import DDPStrategy
+
+    class Joined(LightningEnvironment):
+        creates_processes_externally = True
+
+        def global_rank(self) -> int:
+            return rank
+
+        def local_rank(self) -> int:
+            return rank
+
+        def world_size(self) -> int:
+            return 2
+
+        def set_world_size(self, size: int) -> None: ...
+
+        def set_global_rank(self, rank: int) -> None: ...
+
+    callback = EnsembleAbstention(
+        str(Path(folder) / "*.ckpt"), rule="unanimous", report_dir=f"{folder}/report{n}{padded}"
+    )
+    run = pl.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=DDPStrategy(cluster_environment=Joined(), process_group_backend="gloo"),
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=folder,
+        callbacks=[callback],
+    )
+    if padded:
+        run.test(member(9), ForeignData(n, batch_size=4), verbose=False)
+    else:
+        from lightning_priv.data.sampling import ShardSampler
+
+        data = TensorDataset(*samples(n))
+        loader = DataLoader(data, 3, sampler=ShardSampler(data, 2, rank))
+        run.test(member(9), loader, verbose=False)
+    return callback.metrics[0]
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("padded", [True, False])
+def test_two_processes_equal_one(padded: bool, gloo_pool: GlooPool, tmp_path: Path) -> None:
+    """37 samples on two processes: Lightning's sampler repeats one, which must not count."""
+    write(tmp_path, SEEDS)
+    one = EnsembleAbstention(
+        str(tmp_path / "*.ckpt"), rule="unanimous", report_dir=str(tmp_path / "one")
+    )
+    trainer(one, default_root_dir=tmp_path).test(member(9), ForeignData(), verbose=False)
+    both = gloo_pool.run(evaluate_on_this_rank, str(tmp_path), N, padded)
+    assert both[0] == both[1]
+    assert both[0]["samples"] == N
+    for name, value in one.metrics[0].items():
+        assert both[0][name] == pytest.approx(value, abs=1e-12), name
+    got = (tmp_path / f"report{N}{padded}/deferrals.csv").read_text().splitlines()
+    want = (tmp_path / "one/deferrals.csv").read_text().splitlines()
+    assert len(got) == len(want) == N + 1
+    assert [line.split(",")[:8] for line in got] == [line.split(",")[:8] for line in want]
