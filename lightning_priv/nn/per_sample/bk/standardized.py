@@ -50,11 +50,9 @@ class _Pulled(Part):
         """Squared norms, shape (records,)."""
         return self._squares
 
-    def add_to(self, out: Tensor, factors: Tensor) -> None:
-        """Add the weighted sum to ``out``: that of the kernel, pulled once."""
-        total = torch.zeros_like(out)
-        self._kernel.add_to(total, factors)
-        out.add_(self._pull(total[None])[0])
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """The sum of the gradients, each times its factor: that of the kernel, pulled once."""
+        return self._pull(self._kernel.weighted_sum(factors)[None])[0]
 
     def blank(self, keep: Tensor) -> None:
         """Set the other records' numbers to zero."""
