@@ -110,7 +110,7 @@ class LayerTaps:
                     self._receive(layer, Call((), {}, size, noted), [gradient])
             return found
 
-        joined: Tensor = _Join.apply(x, [output.detach()], run)  # type: ignore[no-untyped-call]
+        joined: Tensor = _Join.apply(x, [output.detach()], run)
         return joined
 
     def called(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
@@ -185,7 +185,7 @@ class _Join(torch.autograd.Function):
         return output.pop()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return ctx.run(gradient), None, None
 
