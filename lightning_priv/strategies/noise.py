@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +19,16 @@ _CACHED = 1 << 16  # numbers drawn at once: the processor's cache holds them
 
 
 class NoiseSource(ABC):
-    """Adds centred Gaussian noise to a tensor."""
+    """Adds centred Gaussian noise to tensors."""
 
     @abstractmethod
-    def add_to(self, values: Tensor, standard_deviation: float) -> None:
-        """Add independent N(0, standard_deviation^2) to each number of ``values``, in place."""
+    def add_to(self, values: Iterable[Tensor], standard_deviation: float) -> None:
+        """Add independent N(0, standard_deviation^2) to each number, in place.
+
+        Args:
+            values: contiguous tensors of one dtype and device.
+            standard_deviation: of the noise.
+        """
 
     def state(self) -> Tensor | None:
         """State to continue the stream from, or None if there is none to be had."""
@@ -53,16 +59,27 @@ class DefaultNoise(NoiseSource):
             (low,) = np.random.SeedSequence(seed).generate_state(1, np.uint64)
             self.generator.manual_seed(int(low))
 
-    def add_to(self, values: Tensor, standard_deviation: float) -> None:
-        """Add independent N(0, standard_deviation^2) to each number of ``values``, in place."""
+    def add_to(self, values: Iterable[Tensor], standard_deviation: float) -> None:
+        """Add independent N(0, standard_deviation^2) to each number, in place."""
         if standard_deviation == 0:
             return
-        flat = values.view(-1)
-        chunk = _CACHED if values.device.type == "cpu" else flat.numel()
-        buffer = torch.empty_like(flat[:chunk])
-        for part in flat.split(max(chunk, 1)):
-            noise = buffer[: len(part)]
-            part.add_(noise.normal_(0.0, standard_deviation, generator=self.generator))
+        tensors = [t.view(-1) for t in values]
+        left = sum(len(t) for t in tensors)
+        if not left:
+            return
+        # drawn for all tensors as for one: where one ends and the next begins makes no difference
+        limit = _CACHED if tensors[0].device.type == "cpu" else left
+        buffer = tensors[0].new_empty(min(limit, left))
+        noise = buffer[:0]
+        for tensor in tensors:
+            while len(tensor):
+                if not len(noise):
+                    noise = buffer[: min(limit, left)]
+                    noise.normal_(0.0, standard_deviation, generator=self.generator)
+                    left -= len(noise)
+                size = min(len(noise), len(tensor))
+                tensor[:size].add_(noise[:size])
+                tensor, noise = tensor[size:], noise[size:]
 
     def state(self) -> Tensor:
         """State of the generator."""
@@ -81,17 +98,19 @@ class SecureNoise(NoiseSource):
     floating-point noise is differentially private is not proven by this.
     """
 
-    def add_to(self, values: Tensor, standard_deviation: float) -> None:
-        """Add independent N(0, standard_deviation^2) to each number of ``values``, in place."""
+    def add_to(self, values: Iterable[Tensor], standard_deviation: float) -> None:
+        """Add independent N(0, standard_deviation^2) to each number, in place."""
         from scipy.special import ndtri
 
-        flat = values.view(-1)
-        for start in range(0, flat.numel(), _CHUNK):
-            part = flat[start : start + _CHUNK]
+        for part in _pieces(values, _CHUNK):
             words = np.frombuffer(os.urandom(32 * part.numel()), dtype="<u8").reshape(4, -1)
             uniforms = ((words >> np.uint64(11)) + 0.5) * 2.0**-53
             noise = torch.from_numpy(ndtri(uniforms).sum(0) * (standard_deviation / 2))
             part.copy_(part.double() + noise.to(part.device))
+
+
+def _pieces(values: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    return (part for tensor in values for part in tensor.view(-1).split(size) if len(part))
 
 
 def make_noise(

@@ -295,7 +295,7 @@ class PrivateTraining(ResumableAccount):
         noise = step.release(
             phase.noise_multiplier,
             phase.denominator,
-            self._sum_over_ranks,
+            self._sum_over_ranks if self.world_size > 1 else None,
             self.is_global_zero,
             [p for group in groups for p in group["params"]],
         )
@@ -388,6 +388,5 @@ class PrivateTraining(ResumableAccount):
                 rank_zero_info(f"DP-SGD: fix_modules: {change}")
 
     def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
-        if self.world_size > 1:
-            torch.distributed.all_reduce(tensor)
+        torch.distributed.all_reduce(tensor)
         return tensor

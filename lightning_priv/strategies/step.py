@@ -220,7 +220,7 @@ class LogicalStep:
         self,
         noise_multiplier: float,
         denominator: float,
-        reduce: Callable[[Tensor], Tensor],
+        reduce: Callable[[Tensor], Tensor] | None,
         draws_noise: bool,
         others: Iterable[Parameter] = (),
     ) -> float:
@@ -229,7 +229,7 @@ class LogicalStep:
         Args:
             noise_multiplier: sigma that the step is accounted with.
             denominator: expected number of records, never the realised one.
-            reduce: sum over the ranks.
+            reduce: sum over the ranks; None if there is one.
             draws_noise: whether this rank adds the noise; exactly one does.
             others: parameters that are not covered; they get no gradient at all.
 
@@ -244,18 +244,19 @@ class LogicalStep:
         if self.adaptation is not None:
             count_noise = self.adaptation.noise_on_count(noise_multiplier, denominator)
             sigma = adaptive_gradient_noise(noise_multiplier, count_noise)
-            self._adapt(noise_multiplier, denominator, reduce, draws_noise, sums.flat.device)
-        flat = sums.flat
-        # clipped sums are finite; an overflow on the way must not show that a record was there
-        torch.nan_to_num_(flat, nan=0.0, posinf=0.0, neginf=0.0)
+            self._adapt(noise_multiplier, denominator, reduce, draws_noise)
+        parameters = sums.parameters()
+        found = [sums[p] for p in parameters]
+        for values in found:
+            # clipped sums are finite; an overflow on the way must not show that a record was there
+            torch.nan_to_num_(values, nan=0.0, posinf=0.0, neginf=0.0)
         if draws_noise:
-            self.noise.add_to(flat, sigma * bound)
-        reduced = reduce(flat)
-        if reduced is not flat:
-            flat.copy_(reduced)
-        flat.div_(denominator)
-        for parameter in sums.parameters():
-            parameter.grad = sums[parameter].to(parameter.dtype)
+            self.noise.add_to(found, sigma * bound)
+        if reduce is not None:
+            del found
+            sums.replace(reduce)
+        for parameter in parameters:
+            parameter.grad = sums[parameter].div_(denominator).to(parameter.dtype)
         for parameter in others:
             if parameter not in sums:
                 parameter.grad = None
@@ -265,18 +266,20 @@ class LogicalStep:
         self,
         noise_multiplier: float,
         denominator: float,
-        reduce: Callable[[Tensor], Tensor],
+        reduce: Callable[[Tensor], Tensor] | None,
         draws_noise: bool,
-        device: torch.device,
     ) -> None:
         """Move the clipping norm by the noisy, centred count of unclipped records."""
         adaptation = self.adaptation
         assert adaptation is not None
         centred = sum(0.5 * len(s.clipped) - float(s.clipped.sum()) for s in self.seen)
+        device = self.engine.parameters[0].device
         count = torch.tensor([centred], dtype=torch.float64, device=device)
         if draws_noise and noise_multiplier > 0:
-            self.noise.add_to(count, adaptation.noise_on_count(noise_multiplier, denominator))
-        fraction = float(reduce(count)) / denominator + 0.5
+            self.noise.add_to([count], adaptation.noise_on_count(noise_multiplier, denominator))
+        if reduce is not None:
+            count = reduce(count)
+        fraction = float(count) / denominator + 0.5
         self.rule.max_grad_norm = updated_clip_norm(
             self.rule.max_grad_norm, fraction, adaptation.target_quantile, adaptation.learning_rate
         )

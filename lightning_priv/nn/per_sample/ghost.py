@@ -158,7 +158,7 @@ class GhostEngine(PerSampleEngine):
             )
         for parameter, gradient in zip(parameters, found, strict=True):
             if gradient is not None:
-                sums[parameter].add_(gradient)
+                sums.add(parameter, gradient)
 
     @contextmanager
     def _valves_shut(self) -> Iterator[None]:

@@ -108,7 +108,7 @@ class HooksEngine(PerSampleEngine):
             if not every:
                 gradient = torch.where(finite[:, None], gradient, 0)
             weights = factors[row if len(factors) > 1 else 0]
-            sums[parameter].view(-1).add_(weights @ gradient)
+            sums.add(parameter, (weights @ gradient).view_as(parameter))
         return Clipped(total, (factors < 1).any(0))
 
     def _receive(self, layer: Layer, call: Call, output_gradients: list[Tensor | None]) -> None:

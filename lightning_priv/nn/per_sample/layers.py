@@ -13,9 +13,11 @@ from torch.nn import Parameter
 from lightning_priv.errors import UnsupportedModuleError
 from lightning_priv.nn.per_sample.functorch import functorch_gradients
 
-__all__ = ["Call", "Layer", "find_layers"]
+__all__ = ["Backward", "Call", "Joint", "Layer", "find_layers"]
 
 Gradients: TypeAlias = Mapping[Parameter, Tensor]
+Backward: TypeAlias = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
+Joint: TypeAlias = Callable[[Any, Tensor, Tensor], Backward | None]
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Call:
         args: positional inputs.
         kwargs: inputs by name.
         size: number of rows.
-        noted: what the layer's ``note`` took from the output.
+        noted: what the layer's ``joint`` backward pass found besides the input's gradient.
     """
 
     args: tuple[Any, ...]
@@ -44,14 +46,15 @@ class Layer:
         module: the module itself.
         parameters: its trainable parameters, those of its sub-modules included if ``functorch``.
         functorch: whether the gradients come from functorch instead of Opacus' grad samplers.
-        note: takes tensors from the output of a call that its gradients will need.
+        joint: from the input and the output of a call, a function that gives the input's gradient
+            and more from the output's in one go, or None if it cannot for this call.
     """
 
     name: str
     module: nn.Module
     parameters: list[Parameter]
     functorch: bool
-    note: Callable[[Any], tuple[Tensor, ...]] | None = None
+    joint: Joint | None = None
 
     def gradients(self, call: Call, output_gradients: list[Tensor | None]) -> Gradients:
         """Per-record gradients, shape (records, *parameter), of one call of the layer."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge, register_multi_grad_hook
 from torch.nn import Parameter
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from lightning_priv.errors import UnsupportedModuleError
-from lightning_priv.nn.per_sample.layers import Call, Layer, working_dtype
+from lightning_priv.nn.per_sample.layers import Backward, Call, Layer, working_dtype
 
 __all__ = ["LayerTaps"]
 
@@ -78,8 +79,39 @@ class LayerTaps:
         """Whether the call that runs now is to be noted."""
         return self._listening and torch.is_grad_enabled()
 
-    def _called(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self.called(layer, args, kwargs, output)
+    def _called(self, layer: Layer, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        joined = self._joined(layer, args, kwargs, output)
+        if joined is None:
+            self.called(layer, args, kwargs, output)
+        return joined  # None leaves the output as it is
+
+    def _joined(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> Tensor | None:
+        """The output with the layer's ``joint`` backward pass behind it, if that is possible."""
+        if layer.joint is None or not self.hears or self._first or len(args) != 1 or kwargs:
+            return None
+        x = args[0]
+        if x.is_leaf or not x.requires_grad or not output.requires_grad:
+            return None  # a first layer, whose own backward pass autograd is not asked for
+        backward = layer.joint(layer.module, x.detach(), output)
+        if backward is None:
+            return None
+        self.uses.update(layer.parameters)
+        held: list[Backward] = [backward]
+        size, version = self._size, x._version
+        frozen = x.detach()  # shares the version, not the graph
+
+        def run(gradient: Tensor) -> Tensor:
+            if not held or frozen._version != version:
+                raise _changed(layer)
+            with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
+                found, noted = held[0](gradient)
+                if self.backward_runs:
+                    held.clear()  # the graph is used for the last time
+                    self._receive(layer, Call((), {}, size, noted), [gradient])
+            return found
+
+        joined: Tensor = _Join.apply(x, [output.detach()], run)
+        return joined
 
     def called(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
         """Note one call of ``layer``; arguments as in ``watch``."""
@@ -110,8 +142,7 @@ class LayerTaps:
         if self._first or all(t.is_leaf or not t.requires_grad for t in inputs):
             self.sources.extend(get_gradient_edge(t) for t in live)
         self._first = False
-        noted = () if layer.note is None else layer.note(output)
-        call = Call(tree_map(_frozen, args), tree_map(_frozen, kwargs), self._size, noted)
+        call = Call(tree_map(_frozen, args), tree_map(_frozen, kwargs), self._size)
         versions = [
             (t, t._version) for t in tree_leaves((call.args, call.kwargs)) if isinstance(t, Tensor)
         ]
@@ -120,10 +151,7 @@ class LayerTaps:
             if not self.backward_runs:
                 return  # a backward pass of the user's own, inside training_step
             if any(t._version != version for t, version in versions):
-                raise UnsupportedModuleError(
-                    f"an input of {type(layer.module).__name__} at '{layer.name}' was changed in "
-                    "place after the layer had used it; use the out-of-place operation"
-                )
+                raise _changed(layer)
             dtype = working_dtype(layer)
             found = iter(gradients)
             grads = [next(found) if t_live else None for t_live in alive]
@@ -132,10 +160,10 @@ class LayerTaps:
                 inputs = tree_map(cast, call.args), tree_map(cast, call.kwargs)
                 self._receive(
                     layer,
-                    Call(*inputs, call.size, tree_map(cast, call.noted)),
+                    Call(*inputs, call.size),
                     [None if g is None else cast(g) for g in grads],
                 )
-            call.args, call.kwargs, call.noted = (), {}, ()
+            call.args, call.kwargs = (), {}
             versions.clear()
 
         # the hook must not hold the tensor it sits on, or neither would be freed
@@ -146,6 +174,27 @@ class LayerTaps:
         else:
             register_multi_grad_hook(live, arrived)
         return True
+
+
+class _Join(torch.autograd.Function):
+    """Puts another backward pass behind the output of a layer that has run."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, output: list[Tensor], run: Callable[[Tensor], Tensor]) -> Any:
+        ctx.run = run
+        return output.pop()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.run(gradient), None, None
+
+
+def _changed(layer: Layer) -> UnsupportedModuleError:
+    return UnsupportedModuleError(
+        f"an input of {type(layer.module).__name__} at '{layer.name}' was changed in place after "
+        "the layer had used it; use the out-of-place operation"
+    )
 
 
 def _frozen(value: Any) -> Any:

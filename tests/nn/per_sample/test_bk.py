@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightning_priv.errors import UnsupportedModuleError
-from lightning_priv.nn import HyperbolicResNet
+from lightning_priv.nn import HyperbolicResNet, StandardizedConv2d, WideResNet
 from lightning_priv.nn.lorentz import (
     LorentzConv1d,
     LorentzConv2d,
@@ -103,6 +103,7 @@ def test_without_fallback(monkeypatch):
         nn.LSTM(8, 4, batch_first=True): (3, 4, 8),
         nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4)): (3, 2, 5, 5),
         HyperbolicResNet(10, 3, variant="l", norm="group", width=4): (3, 3, 8, 8),
+        WideResNet(10, 1): (3, 3, 8, 8),
     }
     for net, shape in nets.items():
         engine = BookKeepingEngine()
@@ -167,7 +168,7 @@ def test_convolutions(case, records, views, route, seed):
     ("stride", "groups", "views", "routes"),
     [
         (1, 1, 1, {"single", "unfold", "patches", "pixels"}),
-        (2, 1, 1, {"single", "unfold", "patches"}),
+        (2, 1, 1, {"single", "unfold", "patches", "pixels"}),
         (2, 2, 1, {"single", "unfold", "patches"}),
         (2, 1, 2, {"single", "unfold", "patches"}),
     ],
@@ -177,7 +178,8 @@ def test_every_route_of_a_convolution(stride, groups, views, routes):
     net = nn.Sequential(nn.Conv2d(8, 16, 3, stride, 1, groups=groups))
     x = torch.randn(3 * views, 8, 5, 4)
     for route in range(len(routes)):
-        assert check(net, x, 3, views, route).offered == routes
+        offered = check(net, x, 3, views, route).offered
+        assert offered - {"kernel", "product"} == routes
 
 
 @property_test
@@ -204,6 +206,25 @@ def test_embedding(length, views, width, padding_idx, tied):
     if tied:
         out.weight = table.weight
     check(nn.Sequential(table, out), torch.randint(0, 5, (4 * views, length)), 4, views)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("size", [4, 12])  # the gradients are kept, or are larger than that
+def test_standardised_convolution(size, views):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        StandardizedConv2d(2, 8, 3, padding=1, stride=2),
+        nn.Softplus(),
+        StandardizedConv2d(8, 8, 3, groups=2, bias=False, padding=1),
+    )
+    with torch.no_grad():
+        net[0].weight[0] = 1e-4 * torch.randn(2, 3, 3)  # spread below eps
+        for layer in (net[0], net[2]):
+            layer.gain.copy_(1 + torch.rand(8))
+    for route in range(2):
+        check(net, torch.randn(3 * views, 2, size, size), 3, views, route)
+    net[0].weight.requires_grad_(False)
+    check(net, torch.randn(3 * views, 2, size, size), 3, views)
 
 
 NORMS = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from math import prod
 
 import torch
@@ -15,13 +16,14 @@ from lightning_priv.nn.per_sample.bk.parts import (
     add_weighted,
     blanked,
     squares_of,
+    weighted,
 )
 from lightning_priv.nn.per_sample.bk.product import gram_squares, worth_keeping
-from lightning_priv.nn.per_sample.bk.windows import Geometry, patch_gram, patches
+from lightning_priv.nn.per_sample.bk.windows import Geometry, patch_gram, patch_rows, patches
 
 __all__ = ["Convolution"]
 
-_TRIAL_RECORDS = 4
+_TRIAL_RECORDS = 16
 #: routes that need this many times the multiplications of the cheapest are not tried
 _PRUNE = 8
 
@@ -36,11 +38,12 @@ class Convolution(Part):
     - *unfold*: patches times output gradients, all records at once; for GPUs, and tiny layers.
     - *pixels*: sum over t, s of (patch_t.patch_s)(g_t.g_s), with the patches' products from shifted
       windows of the pixels' products (``patch_gram``); for small T.
-    - *patches*: the same with patches; for strides, groups, several views, and the smallest T.
+    - *patches*: the same with patches; for groups, several views, and the smallest T.
 
     The first two have the gradients in hand and keep them if they are not much larger than the
     operands; otherwise the weighted sum is one weight gradient of the whole batch, with the factors
-    folded into the output gradients.
+    folded into the output gradients. What is kept stays in the pieces in which it was made: they
+    fit where the backward pass has just let go of feature maps, and nothing is copied.
 
     Args:
         parameter: the weight, shape (P, C / groups, *kernel).
@@ -65,14 +68,15 @@ class Convolution(Part):
         self._geometry = geometry
         self._shape = (g.shape[1], x.shape[1] // geometry.groups, *geometry.kernel)
         self._route = route
-        self._kept: Tensor | None = None
+        self._kept: list[Tensor] | None = None
 
     def gradients(self) -> Tensor:
         """The gradients themselves."""
-        whole = slice(0, self.scope.records)
-        if (self._route or self._choose()) in ("single", "pixels"):
-            return self._single(whole)
-        return self._unfold(whole)
+        if self._kept is None:
+            route = self._route or self._choose()
+            direct = self._single() if route in ("single", "pixels") else self._unfold()
+            return torch.cat(list(direct))
+        return torch.cat(self._kept)
 
     def measure(self) -> Tensor:
         """Squared norms, shape (records,)."""
@@ -81,29 +85,50 @@ class Convolution(Part):
             return self._gram(self._pixel_grams, prod(self._x.shape[2:]))
         if route == "patches":
             return self._gram(self._patch_grams, self._positions)
-        direct = self._single if route == "single" else self._unfold
-        if worth_keeping(prod(self._shape), self._x, self._g):
-            self._kept = direct(slice(0, self.scope.records))
-            self._x = self._g = self._x.new_empty(0)
-            return squares_of(self._kept)
-        size = self._x.element_size() * prod(self._shape)
-        chunks = self.scope.chunks(size, self._x.device)
-        return torch.cat([squares_of(direct(c)) for c in chunks])
+        return self._scan(route, squares_of)
 
-    def add_to(self, out: Tensor, factors: Tensor) -> None:
-        """Add the weighted sum to ``out``."""
+    def scan(self, look: Callable[[Tensor], Tensor]) -> Tensor:
+        """What ``look`` says of the gradients, some records at a time; then as after ``measure``.
+
+        Args:
+            look: from gradients (n, *weight) to a tensor with n rows.
+        """
+        direct = self._route in ("single", "unfold")
+        route = self._route if direct and self._route else self._choose(directly=True)
+        return self._scan(route, look)
+
+    def _scan(self, route: str, look: Callable[[Tensor], Tensor]) -> Tensor:
+        keep = worth_keeping(prod(self._shape), self._x, self._g)
+        kept, seen = [], []
+        for gradients in self._single() if route == "single" else self._unfold():
+            seen.append(look(gradients))
+            if keep:
+                kept.append(gradients)
+        if keep:
+            self._kept = kept
+            self._x = self._g = self._x.new_empty(0)
+        return torch.cat(seen)
+
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """The sum of the gradients, each times its factor."""
         if self._kept is not None:
-            add_weighted(out, self._kept, factors)
-            return
+            pieces = zip(self._kept, factors.split([len(k) for k in self._kept]), strict=True)
+            total = weighted(*next(pieces))
+            for kept, weights in pieces:
+                add_weighted(total, kept, weights)
+            return total
         x, g = self._x, self._g
         weights = self.scope.by_rows(factors).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
         x, g = (x * weights, g) if x.numel() < g.numel() else (x, g * weights)
-        out.add_(self._weight_gradient(x, g))
+        if self._choose_sum() == "product":
+            return self._weight_gradient_by_product(x, g)
+        return self._weight_gradient(x, g)
 
     def blank(self, keep: Tensor) -> None:
         """Set the other records' numbers to zero."""
         if self._kept is not None:
-            self._kept = blanked(self._kept, keep)
+            parts = zip(self._kept, keep.split([len(k) for k in self._kept]), strict=True)
+            self._kept = [blanked(kept, of_kept) for kept, of_kept in parts]
         else:
             rows = self.scope.by_rows(keep)
             self._x, self._g = blanked(self._x, rows), blanked(self._g, rows)
@@ -125,13 +150,17 @@ class Convolution(Part):
         )[1]  # fmt: skip
         return found
 
-    def _single(self, records: slice) -> Tensor:
-        x, g, views = self._x, self._g, self.scope.views
-        out = x.new_empty(records.stop - records.start, *self._shape)
-        for i in range(records.start, records.stop):
-            rows = slice(i * views, (i + 1) * views)
-            out[i - records.start] = self._weight_gradient(x[rows], g[rows])
-        return out
+    def _weight_gradient_by_product(self, x: Tensor, g: Tensor) -> Tensor:
+        """The same as one matrix product, patches unfolded."""
+        outputs, inputs, *kernel = self._shape
+        by_channel = g.transpose(0, 1).reshape(outputs, -1)
+        found = by_channel @ patch_rows(x, self._geometry, tuple(g.shape[2:]))
+        return found.view(outputs, *kernel, inputs).movedim(-1, 1).contiguous()
+
+    def _single(self) -> Iterator[Tensor]:
+        views = self.scope.views
+        for x, g in zip(self._x.split(views), self._g.split(views), strict=True):
+            yield self._weight_gradient(x, g)[None]
 
     def _operands(self, records: slice) -> tuple[Tensor, Tensor]:
         """Patches and output gradients, shapes (records * groups, D or P / groups, T)."""
@@ -144,16 +173,12 @@ class Convolution(Part):
             g = g.unflatten(0, (-1, views)).permute(0, 2, 3, 1, 4).flatten(3)
         return columns.flatten(0, 1), g.flatten(0, 1)
 
-    def _unfold(self, records: slice) -> Tensor:
-        size = self._x.element_size() * prod(self._shape[1:]) * self._geometry.groups
-        found = []
-        for part in self.scope.chunks(size * self._positions, self._x.device):
-            start, stop = part.start, min(part.stop, records.stop)
-            start = max(start, records.start)
-            if start < stop:
-                columns, g = self._operands(slice(start, stop))
-                found.append(torch.bmm(g, columns.mT).view(stop - start, *self._shape))
-        return torch.cat(found) if len(found) > 1 else found[0]
+    def _unfold(self) -> Iterator[Tensor]:
+        window = prod(self._shape[1:]) * self._geometry.groups
+        size = self._x.element_size() * max(window * self._positions, prod(self._shape))
+        for part in self.scope.chunks(size, self._x.device):
+            columns, g = self._operands(part)
+            yield torch.bmm(g, columns.mT).view(part.stop - part.start, *self._shape)
 
     def _gram(self, grams: Callable[[slice], tuple[Tensor, Tensor]], positions: int) -> Tensor:
         self.from_gram = True
@@ -173,7 +198,7 @@ class Convolution(Part):
         columns, g = self._operands(records)
         return torch.bmm(columns.mT, columns), torch.bmm(g.mT, g)
 
-    def _choose(self) -> str:
+    def _choose(self, directly: bool = False) -> str:
         x, g, geo = self._x, self._g, self._geometry
         groups, positions = geo.groups, self._positions
         inputs, outputs = prod(self._shape[1:]), g.shape[1] // groups
@@ -182,21 +207,42 @@ class Convolution(Part):
         cost["patches"] = again + groups * positions**2 * (inputs + outputs)
         ones = all(s == 1 for s in geo.stride)
         pixels = prod(x.shape[2:])
-        if ones and groups == 1 and self.scope.views == 1 and prod(geo.kernel) > 1:
+        if groups == 1 and self.scope.views == 1 and prod(geo.kernel) > 1:
             cost["pixels"] = (
                 again + pixels**2 * x.shape[1] + positions**2 * (outputs + prod(geo.kernel))
             )
+        if directly:
+            cost = {name: cost[name] for name in ("single", "unfold")}
         best = min(cost.values())
         trials = {name: self._trial(name) for name, steps in cost.items() if steps <= _PRUNE * best}
         on_gpu = x.device.type == "cuda"
         # windows that overlap little, or are few numbers, cost little to unfold
         rule = "unfold" if on_gpu or not ones or inputs <= 64 else "single"
-        if positions <= 64:
+        if positions <= 64 and not directly:
             rule = "pixels" if "pixels" in trials and positions > 16 else "patches"
-        key = (
-            Convolution, x.shape[1:], g.shape[1:], geo, self.scope.views, x.dtype, x.device,
-        )  # fmt: skip
+        shapes = (x.shape[1:], g.shape[1:], self.scope.views, x.dtype, x.device)
+        key = (Convolution, directly, geo, *shapes)
         return self.scope.routes.choose(key, rule if rule in trials else "single", trials, on_gpu)
+
+    def _choose_sum(self) -> str:
+        """How to sum if nothing was kept: the convolution's own kernel, or a product.
+
+        Kernels reorder the weight, which is most of the work where it has more numbers than the
+        feature maps; a product unfolds these instead.
+        """
+        x, g, geo = self._x, self._g, self._geometry
+        positions = len(g) * prod(g.shape[2:])
+        if geo.groups > 1 or positions > 2 * g.shape[1]:
+            return "kernel"
+        trials = {"kernel": self._weight_gradient, "product": self._weight_gradient_by_product}
+        made_up = torch.ones_like(x), torch.ones_like(g)
+        shapes = (len(x).bit_length(), x.shape[1:], g.shape[1:], x.dtype, x.device)
+        return self.scope.routes.choose(
+            (Convolution, "sum", geo, *shapes),
+            "kernel" if x.device.type == "cuda" else "product",
+            {name: partial(run, *made_up) for name, run in trials.items()},
+            x.device.type == "cuda",
+        )
 
     def _trial(self, route: str) -> Callable[[], None]:
         def run() -> None:
@@ -206,6 +252,6 @@ class Convolution(Part):
             x, g = torch.ones_like(self._x[:rows]), torch.ones_like(self._g[:rows])
             part = Convolution(self.parameter, x, g, self._geometry, scope, route)
             part.measure()
-            part.add_to(x.new_zeros(self._shape), x.new_ones(records))
+            part.weighted_sum(x.new_ones(records))
 
         return run

@@ -17,7 +17,8 @@ from lightning_priv.nn.per_sample.layers import Call, Layer
 __all__ = ["CONVOLUTION", "TRANSPOSED"]
 
 
-def _geometry(module: Any, padding: tuple[int, ...]) -> Geometry:
+def geometry_of(module: Any, padding: tuple[int, ...]) -> Geometry:
+    """The numbers of a convolution layer, with the padding that is left to it."""
     return Geometry(module.kernel_size, module.stride, padding, module.dilation, module.groups)
 
 
@@ -56,7 +57,7 @@ def _convolution(
     weight = trainable(module, "weight")
     if weight is not None:
         x, padding = padded(module, x)
-        parts.append(Convolution(weight, x, g, _geometry(module, padding), scope))
+        parts.append(Convolution(weight, x, g, geometry_of(module, padding), scope))
     return parts
 
 
@@ -74,7 +75,7 @@ def _transposed(
     weight = trainable(module, "weight")
     if weight is not None:
         # <g, C^T x> = <C g, x>: the same weight convolves g, and x is its output gradient
-        parts.append(Convolution(weight, g, x, _geometry(module, module.padding), scope))
+        parts.append(Convolution(weight, g, x, geometry_of(module, module.padding), scope))
     return parts
 
 

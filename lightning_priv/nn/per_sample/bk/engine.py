@@ -70,7 +70,7 @@ class BookKeepingEngine(HooksEngine):
             rule = rule_for(layer.module)
             if rule is not None:
                 self._rules[id(layer)] = rule
-                layer.note = rule.note
+                layer.joint = rule.joint
         attention = [i for i in self.layers if type(i.module) is nn.MultiheadAttention]
         others = [i for i in self.layers if type(i.module) is not nn.MultiheadAttention]
         self._taps = taps = LayerTaps(others, self._receive)
@@ -96,9 +96,7 @@ class BookKeepingEngine(HooksEngine):
             scope = self._scope()
             parts, self._parts = self._parts, []
             # parameters used several times: only now are all their uses known
-            parts += [
-                Dense(p, g, Scope(scope.records, 1, scope.routes)) for p, g in self._take().items()
-            ]
+            parts += [Dense(p, g, scope.of_records()) for p, g in self._take().items()]
             for part in parts:
                 if part.parameter not in self._squared:
                     self._squared[part.parameter] = part.measure()
@@ -116,9 +114,8 @@ class BookKeepingEngine(HooksEngine):
                 part = parts.pop()
                 if not every:
                     part.blank(finite)
-                out = sums[part.parameter]
-                out = out if part.block is None else out[part.block]
-                part.add_to(out, factors[rows[part.parameter]])
+                found = part.weighted_sum(factors[rows[part.parameter]])
+                sums.add(part.parameter, found, part.block)
         return Clipped(total, (factors < 1).any(0))
 
     def _scope(self) -> Scope:

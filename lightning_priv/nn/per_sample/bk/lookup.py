@@ -55,10 +55,10 @@ class Lookup(Part):
         squares = self._kept.square().sum(1)
         return squares.new_zeros(self.scope.records).index_add_(0, self._record, squares)
 
-    def add_to(self, out: Tensor, factors: Tensor) -> None:
-        """Add the weighted sum to ``out``."""
-        weights = factors[self._record][:, None]
-        out.index_add_(0, self._entry, self._kept.to(out.dtype) * weights)
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """The sum of the gradients, each times its factor."""
+        rows = self._kept.to(factors.dtype) * factors[self._record][:, None]
+        return rows.new_zeros(self.parameter.shape).index_add_(0, self._entry, rows)
 
     def blank(self, keep: Tensor) -> None:
         """Set the other records' rows to zero."""

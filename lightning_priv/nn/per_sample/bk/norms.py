@@ -11,17 +11,38 @@ from torch.nn import functional as F  # noqa: N812
 
 from lightning_priv.nn.per_sample.bk.parts import Dense, Part, Scope
 from lightning_priv.nn.per_sample.bk.rules import Rule, Taken, input_of, trainable
-from lightning_priv.nn.per_sample.layers import Call, Layer
+from lightning_priv.nn.per_sample.layers import Backward, Call, Layer
 
 __all__ = ["GROUP_NORM", "INSTANCE_NORM", "LAYER_NORM", "RMS_NORM"]
 
 
-def _statistics(output: Any) -> tuple[Tensor, ...]:
-    """Mean and inverse deviation that autograd saved for the backward pass, if it did."""
-    node = output.grad_fn
-    if node is None or node.name() != "NativeGroupNormBackward0":
-        return ()
-    return node._saved_result1, node._saved_result2
+def _joint_group_norm(module: Any, x: Tensor, output: Tensor) -> Backward | None:
+    """The backward pass of a group norm that gives each row's scale and shift at no further cost.
+
+    All channels of all rows are taken as the channels of one row, with the scale repeated: what the
+    ordinary backward pass then finds for scale and shift belongs to one row each.
+    """
+    node: Any = output.grad_fn
+    ordinary = node is not None and node.name() == "NativeGroupNormBackward0"
+    if not ordinary or x.dtype != output.dtype or not x.is_contiguous():
+        return None
+    mean, inverse = node._saved_result1.view(1, -1), node._saved_result2.view(1, -1)
+    rows, channels, groups = len(x), x.shape[1], len(x) * module.num_groups
+    size = rows * channels
+    if mean.dtype != x.dtype or mean.numel() != groups:
+        return None
+
+    def backward(g: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        scale = module.weight.detach().repeat(rows)
+        positions = x.numel() // size
+        by_x, by_scale, by_shift = torch.ops.aten.native_group_norm_backward(
+            g.reshape(1, size, positions), x.view(1, size, positions), mean, inverse, scale,
+            1, size, positions, groups, [True, True, True],
+        )  # fmt: skip
+        noted = by_scale.view(rows, channels), by_shift.view(rows, channels)
+        return by_x.view(x.shape), noted
+
+    return backward
 
 
 def _group_norm(
@@ -31,25 +52,18 @@ def _group_norm(
     if g is None:
         return []
     module: Any = layer.module
-    x = input_of(layer, call, g)
-    rows, channels = x.shape[:2]
-    x, g = x.reshape(rows, channels, -1).contiguous(), g.reshape(rows, channels, -1).contiguous()
-    positions, groups = x.shape[2], module.num_groups
     if call.noted:
-        mean, inverse = call.noted
-    else:
-        flat = x.view(rows, groups, -1)
-        variance, mean = torch.var_mean(flat, 2, correction=0)
-        inverse = (variance + module.eps).rsqrt()
-    # all channels of all rows taken as the channels of one: the ordinary backward pass then gives
-    # the gradients of the scale and shift of each row
-    size = rows * channels
-    _, scale, shift = torch.ops.aten.native_group_norm_backward(
-        g.view(1, size, positions), x.view(1, size, positions), mean.reshape(1, -1),
-        inverse.reshape(1, -1), x.new_ones(size), 1, size, positions, rows * groups,
-        [False, True, True],
-    )  # fmt: skip
-    return _affine(module, scale.view(rows, channels), shift.view(rows, channels), scope)
+        scale, shift = call.noted
+        layer.check_rows(layer.parameters[0], len(scale), call.size)
+        return _affine(module, scale, shift, scope)
+    x = input_of(layer, call, g)
+    normal = F.group_norm(x, module.num_groups, eps=module.eps)
+    return _affine(module, _summed(g * normal), _summed(g), scope)
+
+
+def _summed(values: Tensor) -> Tensor:
+    """Sum over all positions, shape (rows, channels)."""
+    return values.flatten(2).sum(2) if values.dim() > 2 else values
 
 
 def _instance_norm(
@@ -63,7 +77,7 @@ def _instance_norm(
     if x.dim() != module._get_no_batch_dim() + 1:
         return None
     normal = F.instance_norm(x, eps=module.eps)
-    return _affine(module, (g * normal).flatten(2).sum(2), g.flatten(2).sum(2), scope)
+    return _affine(module, _summed(g * normal), _summed(g), scope)
 
 
 def _layer_norm(
@@ -110,7 +124,7 @@ def _affine(module: Any, scale: Tensor, shift: Tensor | None, scope: Scope) -> l
     return parts
 
 
-GROUP_NORM = Rule(lambda module: True, _group_norm, _statistics)
+GROUP_NORM = Rule(lambda module: True, _group_norm, _joint_group_norm)
 #: only without running statistics, with which a norm is another function in evaluation mode
 INSTANCE_NORM = Rule(lambda module: not module.track_running_stats, _instance_norm)
 LAYER_NORM = Rule(lambda module: True, _layer_norm)

@@ -39,6 +39,10 @@ class Scope:
         for start in range(0, self.records, step):
             yield slice(start, min(start + step, self.records))
 
+    def of_records(self) -> Scope:
+        """The same batch for values that are summed over the views already."""
+        return Scope(self.records, 1, self.routes)
+
     def by_rows(self, values: Tensor) -> Tensor:
         """Values of records, shape (records,), repeated for each of their rows."""
         return values.repeat_interleave(self.views) if self.views > 1 else values
@@ -48,7 +52,7 @@ class Part(ABC):
     """Per-record gradients of a parameter, or of some of its rows, from one call of a layer.
 
     Use: ``measure`` once, as early as possible, for it lets go of what is no longer needed; then
-    ``add_to``. Or ``gradients`` alone.
+    ``weighted_sum``. Or ``gradients`` alone.
 
     Args:
         parameter: what the gradients belong to.
@@ -76,12 +80,11 @@ class Part(ABC):
         """Squared norms, shape (records,)."""
 
     @abstractmethod
-    def add_to(self, out: Tensor, factors: Tensor) -> None:
-        """Add the sum of the gradients, each times its factor, to ``out``.
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """The sum of the gradients, each times its factor; a new tensor of the block's shape.
 
         Args:
-            out: contiguous, shape of the block.
-            factors: shape (records,), in the dtype of ``out``.
+            factors: shape (records,), in the dtype of the sums.
         """
 
     @abstractmethod
@@ -115,9 +118,9 @@ class Dense(Part):
         """Squared norms, shape (records,)."""
         return squares_of(self._kept)
 
-    def add_to(self, out: Tensor, factors: Tensor) -> None:
-        """Add the weighted sum to ``out``."""
-        add_weighted(out, self._kept, factors)
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """The sum of the gradients, each times its factor."""
+        return weighted(self._kept, factors)
 
     def blank(self, keep: Tensor) -> None:
         """Set the other records' gradients to zero."""
@@ -137,10 +140,19 @@ def _wide(rows: Tensor) -> bool:
     return rows.device.type == "cpu" and rows.shape[1] > 2**14
 
 
-def add_weighted(out: Tensor, gradients: Tensor, factors: Tensor) -> None:
-    """Add to ``out`` the sum over records of factor times gradient."""
-    rows = gradients.reshape(len(gradients), -1).to(out.dtype)
-    out.view(-1).addmv_(rows.t(), factors)
+def weighted(gradients: Tensor, factors: Tensor) -> Tensor:
+    """The sum over records of factor times gradient, in the dtype of the factors."""
+    rows = gradients.reshape(len(gradients), -1).to(factors.dtype)
+    return (factors @ rows).view(gradients.shape[1:])
+
+
+def add_weighted(total: Tensor, gradients: Tensor, factors: Tensor) -> None:
+    """Add to ``total`` the sum over records of factor times gradient."""
+    if len(gradients) == 1 and gradients.device.type == "cpu":
+        total.add_(gradients[0], alpha=factors.item())
+    else:
+        rows = gradients.reshape(len(gradients), -1).to(total.dtype)
+        total.view(-1).addmv_(rows.t(), factors)
 
 
 def blanked(values: Tensor, keep: Tensor) -> Tensor:

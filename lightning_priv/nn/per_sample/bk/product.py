@@ -11,9 +11,9 @@ from torch.nn import Parameter
 from lightning_priv.nn.per_sample.bk.parts import (
     Part,
     Scope,
-    add_weighted,
     blanked,
     squares_of,
+    weighted,
 )
 
 __all__ = ["Product", "gram_squares", "worth_keeping"]
@@ -73,19 +73,14 @@ class Product(Part):
         chunks = self.scope.chunks(size, x.device)
         return torch.cat([squares_of(torch.bmm(g[c].mT, x[c])) for c in chunks])
 
-    def add_to(self, out: Tensor, factors: Tensor) -> None:
-        """Add the weighted sum to ``out``."""
+    def weighted_sum(self, factors: Tensor) -> Tensor:
+        """The sum of the gradients, each times its factor."""
         if self._kept is not None:
-            add_weighted(out, self._kept, factors)
-            return
+            return weighted(self._kept, factors)
         x, g = self._x, self._g
         weights = factors.to(x.dtype)[:, None, None]
         x, g = (x * weights, g) if x.shape[2] < g.shape[2] else (x, g * weights)
-        x, g = x.flatten(0, 1), g.flatten(0, 1)
-        if out.dtype == x.dtype:
-            out.addmm_(g.t(), x)
-        else:
-            out.add_(g.t() @ x)
+        return g.flatten(0, 1).t() @ x.flatten(0, 1)
 
     def blank(self, keep: Tensor) -> None:
         """Set the other records' numbers to zero."""
@@ -122,7 +117,7 @@ class Product(Part):
             x, g = torch.ones_like(self._x[:records]), torch.ones_like(self._g[:records])
             part = Product(self.parameter, x, g, scope, route=route)
             part.measure()
-            part.add_to(x.new_zeros(g.shape[2], x.shape[2]), x.new_ones(records))
+            part.weighted_sum(x.new_ones(records))
 
         return run
 

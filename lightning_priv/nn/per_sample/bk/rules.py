@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_priv.errors import UnsupportedModuleError
 from lightning_priv.nn.per_sample.bk.parts import Dense, Part, Scope
-from lightning_priv.nn.per_sample.layers import Call, Layer
+from lightning_priv.nn.per_sample.layers import Call, Joint, Layer
 
 __all__ = ["Rule", "by_fallback", "input_of", "trainable"]
 
@@ -25,12 +25,12 @@ class Rule:
         covers: whether the rule is right for this configuration of the layer.
         parts: gives the parts of one call from its inputs and output gradients, or None if this
             call is none that the rule knows.
-        note: see ``Layer.note``.
+        joint: see ``Layer.joint``.
     """
 
     covers: Callable[[Any], bool]
     parts: Callable[[Layer, Call, Sequence[Tensor | None], Scope], Taken]
-    note: Callable[[Any], tuple[Tensor, ...]] | None = None
+    joint: Joint | None = None
 
 
 def by_fallback(

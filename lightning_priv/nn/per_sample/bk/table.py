@@ -14,6 +14,8 @@ from lightning_priv.nn.per_sample.bk.norms import (
 )
 from lightning_priv.nn.per_sample.bk.recurrent import RECURRENT
 from lightning_priv.nn.per_sample.bk.rules import Rule
+from lightning_priv.nn.per_sample.bk.standardized import STANDARDIZED
+from lightning_priv.nn.wide_resnet import StandardizedConv2d
 
 __all__ = ["rule_for"]
 
@@ -23,6 +25,7 @@ _RULES: dict[type[nn.Module], Rule] = {
     nn.Conv1d: CONVOLUTION,
     nn.Conv2d: CONVOLUTION,
     nn.Conv3d: CONVOLUTION,
+    StandardizedConv2d: STANDARDIZED,
     nn.ConvTranspose1d: TRANSPOSED,
     nn.ConvTranspose2d: TRANSPOSED,
     nn.ConvTranspose3d: TRANSPOSED,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-__all__ = ["Geometry", "patch_gram", "patches"]
+__all__ = ["Geometry", "patch_gram", "patch_rows", "patches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,35 @@ def patches(x: Tensor, geometry: Geometry, outputs: tuple[int, ...]) -> Tensor:
     return view.reshape(rows, groups, channels // groups * prod(geometry.kernel), prod(outputs))
 
 
+def patch_rows(x: Tensor, geometry: Geometry, outputs: tuple[int, ...]) -> Tensor:
+    """The window at each output position of each row, channels last, for one group.
+
+    Args:
+        x: maps, shape (rows, C, *spatial).
+        geometry: of the convolution.
+        outputs: spatial shape of its output.
+
+    Returns:
+        Shape (rows * T, window * C); pieces of C numbers are copied at once.
+    """
+    last = x.movedim(1, -1)
+    if any(geometry.padding):
+        last = F.pad(last, [0, 0, *geometry.sides()])
+    last = last.contiguous()
+    steps = last.stride()[1:-1]
+    shape = (len(x), *outputs, *geometry.kernel, x.shape[1])
+    strides = (
+        last.stride(0),
+        *(s * d for s, d in zip(steps, geometry.stride, strict=True)),
+        *(s * d for s, d in zip(steps, geometry.dilation, strict=True)),
+        1,
+    )
+    view = last.as_strided(shape, strides)
+    return view.reshape(len(x) * prod(outputs), prod(geometry.kernel) * x.shape[1])
+
+
 def patch_gram(x: Tensor, geometry: Geometry, outputs: tuple[int, ...]) -> Tensor:
-    """Inner products of the windows at all pairs of positions, for stride 1 and one group.
+    """Inner products of the windows at all pairs of positions, for one group.
 
     The Gram matrix of single pixels is made once; a window's is the sum of its shifted copies, one
     for each point of the window. No patch is formed, and the product is shorter by their number.
@@ -87,12 +114,9 @@ def patch_gram(x: Tensor, geometry: Geometry, outputs: tuple[int, ...]) -> Tenso
     pixels = torch.bmm(flat.mT, flat).view(rows, *spatial, *spatial)
     if any(geometry.padding):  # a pixel of zeros has products of zero
         pixels = F.pad(pixels, geometry.sides() * 2)
-    total: Tensor | None = None
+    total = pixels.new_zeros(rows, *outputs, *outputs)
     for offset in geometry.offsets():
-        shifted = pixels
-        for axis, (start, size) in enumerate(zip(offset, outputs, strict=True)):
-            shifted = shifted.narrow(1 + axis, start, size)
-            shifted = shifted.narrow(1 + len(outputs) + axis, start, size)
-        total = shifted.clone() if total is None else total.add_(shifted)
-    assert total is not None
+        ranges = zip(offset, outputs, geometry.stride, strict=True)
+        window = tuple(slice(at, at + (size - 1) * step + 1, step) for at, size, step in ranges)
+        total.add_(pixels[(slice(None), *window, *window)])
     return total.view(rows, prod(outputs), prod(outputs))
