@@ -4,3 +4,5 @@ from .stacked import MemberEarlyStopping as MemberEarlyStopping
 from .stacked import StackedMembers as StackedMembers
 from .ensemble import EnsembleModule as EnsembleModule
 from .ensemble import MeanVote as MeanVote
+from .inception import InceptionFeatures as InceptionFeatures
+from .vae import HyperbolicVAE as HyperbolicVAE
