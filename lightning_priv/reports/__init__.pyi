@@ -1,3 +1,4 @@
+from .robustness import robustness_curves as robustness_curves
 from .bounds import bounds as bounds
 from .corridor import corridor_figure as corridor_figure
 from .figures import confusion_matrix as confusion_matrix
