@@ -88,3 +88,23 @@ class PlainData(Protocol):
     @property
     def test_dataset(self) -> LabelledArrays:
         """The samples to test on."""
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """A module with latent points: what figures and scores of generated images ask for."""
+
+    def encode_mean(self, x: Tensor) -> Tensor:
+        """Latent points of images, shape (B, C, H, W)."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images, values in [0, 1], of latent points."""
+
+    def sample(self, count: int) -> Tensor:
+        """Images decoded from the prior, shape (count, C, H, W)."""
+
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """Images along geodesics between two batches of images, shape (B, steps, C, H, W)."""
+
+    def radius(self, z: Tensor) -> Tensor:
+        """Distance of latent points to the origin."""

@@ -1,7 +1,11 @@
+from .adversarial import AdversarialEvaluation as AdversarialEvaluation
 from .baseline import LinearBaseline as LinearBaseline
 from .dashboard import Dashboard as Dashboard
 from .dashboard import Target as Target
+from .generation import GenerationQuality as GenerationQuality
+from .hyperbolicity import DeltaHyperbolicity as DeltaHyperbolicity
 from .information import LSIProbe as LSIProbe
+from .latent import LatentPictures as LatentPictures
 from .lorentz import ManifoldMonitor as ManifoldMonitor
 from .media import log_media as log_media
 from .media import run_directory as run_directory

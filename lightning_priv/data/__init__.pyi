@@ -4,6 +4,7 @@ from .augmentation import RandomCropFlip as RandomCropFlip
 from .augmentation import Scale as Scale
 from .base import ClassificationDataModule as ClassificationDataModule
 from .base import Samples as Samples
+from .celeba import CelebA as CelebA
 from .cifar import CIFAR10 as CIFAR10
 from .cifar import CIFAR100 as CIFAR100
 from .digits import Digits as Digits

@@ -72,6 +72,7 @@ class Scale:
     def __init__(
         self, unit: float = 1.0, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
     ) -> None:
+        self.unit = unit
         spread = torch.tensor(std, dtype=torch.float64)
         self.factor = (1.0 / (unit * spread)).float()
         self.shift = (torch.tensor(mean, dtype=torch.float64) / spread).float()

@@ -2,6 +2,11 @@ from . import acquisition as acquisition
 from . import gaussian_dp as gaussian_dp
 from . import multiplicity as multiplicity
 from . import reconstruction as reconstruction
+from .adversarial import fgsm as fgsm
+from .adversarial import pgd as pgd
+from .hyperbolicity import Hyperbolicity as Hyperbolicity
+from .hyperbolicity import delta_hyperbolicity as delta_hyperbolicity
+from .hyperbolicity import gromov_delta as gromov_delta
 from .hyperplane import lorentz_hyperplane_logits as lorentz_hyperplane_logits
 from .hyperplane import poincare_hyperplane_logits as poincare_hyperplane_logits
 from .lorentz import boost_from_origin as boost_from_origin

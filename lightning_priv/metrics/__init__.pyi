@@ -1,3 +1,4 @@
+from .robustness import RobustAccuracy as RobustAccuracy
 from .reconstruction import ReconstructionBoundCoverage as ReconstructionBoundCoverage
 from .reconstruction import ReconstructionRisk as ReconstructionRisk
 from .multiplicity import Consensus as Consensus

@@ -14,3 +14,8 @@ from .wide_resnet import StandardizedConv2d as StandardizedConv2d
 from .wide_resnet import WideResNet as WideResNet
 from .laplace_probe import LaplaceProbe as LaplaceProbe
 from .stacked import StackedNet as StackedNet
+from .latent import EuclideanLatent as EuclideanLatent
+from .latent import LatentSpace as LatentSpace
+from .latent import LorentzLatent as LorentzLatent
+from .latent import PoincareLatent as PoincareLatent
+from .vae import VAENetwork as VAENetwork

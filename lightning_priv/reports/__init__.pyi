@@ -1,6 +1,10 @@
+from .robustness import robustness_curves as robustness_curves
 from .bounds import bounds as bounds
 from .corridor import corridor_figure as corridor_figure
 from .figures import confusion_matrix as confusion_matrix
 from .figures import learning_curves as learning_curves
 from .privacy import accuracy_against_epsilon as accuracy_against_epsilon
 from .tables import Table as Table
+from .latent import image_grid as image_grid
+from .latent import poincare_disk as poincare_disk
+from .latent import radius_histogram as radius_histogram

@@ -43,6 +43,32 @@ def test_demo_beats_the_linear_baseline(config: Path, command_line: CommandLine)
     assert float(table["measured"]) > float(table["linear baseline"])
 
 
+AUTOENCODERS = sorted((CONFIGS / "demo").glob("hvae_*.yaml"))
+
+
+@pytest.mark.parametrize("config", AUTOENCODERS, ids=lambda path: path.stem)
+def test_autoencoder_in_a_few_steps(config: Path, command_line: CommandLine) -> None:
+    words = ("--config", config, *FAST)
+    command_line.ok("fit", *words)
+    command_line.ok("test", *words, "--ckpt_path", "last")
+    table = results(config.stem, 1)
+    assert 0 < float(table["test/mse"]["measured"]) < 0.25
+    assert float(table["test/fid_offline_generation"]["measured"]) > 0
+    pictures = Path(f"runs/{config.stem}/version_1/media/latent")
+    assert {p.stem for p in pictures.glob("*.png")} == {
+        *("reconstruction", "samples", "interpolation", "radius", "disk"),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", AUTOENCODERS, ids=lambda path: path.stem)
+def test_autoencoder_reconstructs(config: Path, command_line: CommandLine) -> None:
+    """Better than the mean image, whose squared error is 0.075 (digits) and 0.067 (MNIST)."""
+    command_line.ok("fit", "--config", config)
+    command_line.ok("test", "--config", config, "--ckpt_path", "last")
+    assert float(results(config.stem, 1)["test/mse"]["measured"]) < 0.058
+
+
 STUDIES = sorted((CONFIGS / "demo").glob("multiplicity_*.yaml"))
 SMALL = ("--members", 2, "--drivers", 0, "--widths", "null", "--epsilons", "null")
 
