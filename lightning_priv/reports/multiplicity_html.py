@@ -236,7 +236,8 @@ def _numbers(metrics: Mapping[str, float]) -> str:
 
 
 def _models(facts: Mapping[str, Any]) -> str:
-    return "equally valid models" if facts["criterion"] else "models"
+    models = "model" if facts["members"] == 1 else "models"
+    return f"equally valid {models}" if facts["criterion"] else models
 
 
 def _method(facts: Mapping[str, Any]) -> str:
