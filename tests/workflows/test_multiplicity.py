@@ -103,6 +103,16 @@ def test_from_nothing_to_the_report_and_again(command_line: CommandLine) -> None
     again = json.loads(Path("runs/glob/summary.json").read_text())
     assert again["metrics"] == facts["metrics"]
 
+    options = {"members": f"{ROOT}/members", "report_dir": "runs/callback"}
+    content["trainer"]["callbacks"] = [
+        {"class_path": "lightning_priv.callbacks.EnsembleAbstention", "init_args": options}
+    ]
+    Path("callback.yaml").write_text(yaml.safe_dump(content))
+    for stage in ("test", "predict"):
+        command_line.ok(stage, "--config", "callback.yaml", "--ckpt_path", str(members[0]))
+        by_callback = [int(row["decision"]) for row in rows("runs/callback/deferrals.csv")]
+        assert by_callback == decided, stage
+
     outcome = command_line.run("multiplicity", "--config", file, "--trainer.max_epochs", "3")
     assert outcome.code == 1
     assert "was trained with another configuration" in outcome.err
