@@ -6,11 +6,11 @@ from typing import Any
 from lightning_priv import __version__
 
 from .multiplicity_curves import conflict_rows
+from .multiplicity_rules import rule_guarantee, rule_name
 from .multiplicity_study import Findings, Row, Study
 from .multiplicity_tables import (
     group_rows,
     label_rows,
-    rule_name,
     rule_rows,
     selection,
     set_numbers,
@@ -51,6 +51,7 @@ def summary(study: Study, found: Findings) -> dict[str, Any]:
             "shown": rule_name(rule) + (", whole samples" if study.defer == "sample" else ""),
             **{name: getattr(rule, name) for name in ("tau", "alpha", "kappa", "tie")},
             **{name: getattr(rule, name) for name in ("target_risk", "target_coverage", "delta")},
+            "guarantee": rule_guarantee(rule),
             **_fitted(study),
         },
         "abstain": selection(found, found.decisions),
