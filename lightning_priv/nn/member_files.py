@@ -126,8 +126,8 @@ def _load(path: Path, weights_only: bool) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is damaged or no checkpoint: {error}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ConfigurationError(
-            f"{path} is damaged or no checkpoint ({str(error).splitlines()[0][:120]}); remove it, "
-            "or train this member again"
+            f"{path} is damaged or no checkpoint ({_first_sentence(error)}); remove it, or train "
+            "this member again"
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ConfigurationError(
@@ -135,6 +135,10 @@ def _load(path: Path, weights_only: bool) -> dict[str, Any]:
             "trainer.save_checkpoint or ModelCheckpoint wrote"
         )
     return content
+
+
+def _first_sentence(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
@@ -161,7 +165,7 @@ def fill(module: nn.Module, member: MemberState) -> None:
     try:
         missing, unexpected = module.load_state_dict(dict(member.state), strict=False)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = str(error).splitlines()[-1].strip().rstrip(".")
     else:
         if not missing and not unexpected:
             return

@@ -26,9 +26,9 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "drivers": (
         "Where the disagreement comes from",
         "Each source of variation by itself, the members of each architecture where there are "
-        "several, and all together. Ambiguity: some member differs "
-        "from the others. Discrepancy: the largest share on which one member differs from the "
-        "baseline. Pairwise disagreement: two members chosen at random differ.",
+        "several, and all together. Ambiguity: some member differs from the others. Discrepancy: "
+        "the largest share on which one member differs from the baseline. Pairwise disagreement: "
+        "two members chosen at random differ.",
     ),
     "consensus": (
         "Agreement, and error where models agree",
@@ -236,7 +236,8 @@ def _numbers(metrics: Mapping[str, float]) -> str:
 
 
 def _models(facts: Mapping[str, Any]) -> str:
-    return "equally valid models" if facts["criterion"] else "models"
+    models = "model" if facts["members"] == 1 else "models"
+    return f"equally valid {models}" if facts["criterion"] else models
 
 
 def _method(facts: Mapping[str, Any]) -> str:
@@ -249,8 +250,8 @@ def _method(facts: Mapping[str, Any]) -> str:
     return (
         f"<h2>How this was done</h2><p class='soft'>{choice}; every number above was computed on "
         f"{_text(facts['stage'])} samples. Baseline: {_text(str(facts['baseline']))}. Rule: "
-        f"{_text(facts['rule']['shown'])}. A sample with equally many votes for two classes is "
-        "deferred by every rule but majority.</p>"
+        f"{_text(facts['rule']['shown'])}. {_text(facts['rule']['guarantee'])} A sample with equally "
+        "many votes for two classes is deferred by every rule but majority.</p>"
     )
 
 

@@ -6,11 +6,11 @@ from typing import Any
 from lightning_priv import __version__
 
 from .multiplicity_curves import conflict_rows
+from .multiplicity_rules import rule_guarantee, rule_name
 from .multiplicity_study import Findings, Row, Study
 from .multiplicity_tables import (
     group_rows,
     label_rows,
-    rule_name,
     rule_rows,
     selection,
     set_numbers,
@@ -51,6 +51,7 @@ def summary(study: Study, found: Findings) -> dict[str, Any]:
             "shown": rule_name(rule) + (", whole samples" if study.defer == "sample" else ""),
             **{name: getattr(rule, name) for name in ("tau", "alpha", "kappa", "tie")},
             **{name: getattr(rule, name) for name in ("target_risk", "target_coverage", "delta")},
+            "guarantee": rule_guarantee(rule),
             **_fitted(study),
         },
         "abstain": selection(found, found.decisions),
@@ -89,13 +90,9 @@ def in_short(facts: dict[str, Any]) -> list[str]:
     contested = round(n * (1 - metrics["unanimous_coverage"]))
     lines = []
     if "accuracy_min" in metrics:
-        lines.append(
-            f"{members} models{_chosen(facts)} were compared on {n} {what} of the "
-            f"{facts['stage']} set. They are right on "
-            f"{_percent(metrics['accuracy_min'])} to {_percent(metrics['accuracy_max'])} of them."
-        )
+        lines.append(_compared(facts, f"{n} {what}"))
     else:
-        lines.append(f"{members} models were compared on {n} {what}.")
+        lines.append(f"{_count(members, 'model')} judged {n} {what}.")
     if members > 1:
         lines.append(
             f"On {contested} of the {n} {what} ({_percent(contested / n)}) at least two of these "
@@ -129,6 +126,24 @@ def in_short(facts: dict[str, Any]) -> list[str]:
             f"{account['delta']:.2g}."
         )
     return lines
+
+
+def _compared(facts: dict[str, Any], what: str) -> str:
+    low, high = (_percent(facts["metrics"][f"accuracy_{end}"]) for end in ("min", "max"))
+    share = low if low == high else f"{low} to {high}"
+    if facts["members"] == 1:
+        return (
+            f"One model alone judged {what} of the {facts['stage']} set, so there is no other to "
+            f"disagree with. It is right on {share} of them."
+        )
+    return (
+        f"{facts['members']} models{_chosen(facts)} were compared on {what} of the "
+        f"{facts['stage']} set. They are right on {share} of them."
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _chosen(facts: dict[str, Any]) -> str:

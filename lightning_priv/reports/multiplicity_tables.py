@@ -33,6 +33,7 @@ from lightning_priv.functional.multiplicity import (
     vote_counts,
 )
 
+from .multiplicity_rules import rule_name
 from .multiplicity_study import Findings, Row, Study, decided, find
 from .multiplicity_votes import Votes
 from .tables import Cell, Table
@@ -202,20 +203,6 @@ def selection(found: Findings, decisions: Tensor) -> Row:
             row["sensitivity"] = report.sensitivity
             row["specificity"] = report.specificity
     return row
-
-
-def rule_name(rule: Rule) -> str:
-    """The rule with the options that matter to it, for example ``threshold (tau 0.8)``."""
-    options = {
-        "threshold": ("tau",),
-        "mean_prob": ("tau",),
-        "binomial": ("alpha",),
-        "conformal": ("alpha",),
-        "self_consistency": ("kappa",),
-        "calibrated": ("target_risk", "target_coverage"),
-    }.get(rule.name, ())
-    shown = [f"{o} {getattr(rule, o):g}" for o in options if getattr(rule, o) is not None]
-    return f"{rule.name} ({', '.join(shown)})" if shown else rule.name
 
 
 def deferral_table(study: Study, found: Findings, defer_value: int = DEFERRED) -> Table:

@@ -18,6 +18,7 @@ from abstention_kit import (
     write,
 )
 from gloo_pool import GlooPool
+from lightning.pytorch.loggers import WandbLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_priv.callbacks import EnsembleAbstention
@@ -95,6 +96,35 @@ def test_report_has_every_sample_once(tmp_path: Path) -> None:
     assert 'src="data:image/svg+xml' in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert not list(folder.rglob("*.part"))
+
+
+def test_report_goes_to_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures and tables of the folder, and the numbers by their names."""
+    logger = WandbLogger(save_dir="runs", mode="disabled")
+    images: list[str] = []
+    tables: dict[str, Any] = {}
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(logger, "log_image", lambda key, *args, **rest: images.append(key))
+    monkeypatch.setattr(
+        logger, "log_table", lambda key, columns, data, step=None: tables.update({key: data})
+    )
+    monkeypatch.setattr(logger, "log_metrics", lambda metrics, step=None: logged.update(metrics))
+    folder = tmp_path / "report"
+    callback = EnsembleAbstention(write(tmp_path, SEEDS), report_dir=str(folder))
+    run = pl.Trainer(
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    run.test(member(9), ForeignData(), verbose=False)
+    drawn = {f"multiplicity/{path.stem}" for path in (folder / "figures").iterdir()}
+    assert set(images) == drawn
+    assert len(drawn) == 7  # those for which a callback has data
+    assert len(tables["multiplicity/deferrals_table"]) == N
+    assert "multiplicity/members_table" in tables
+    assert logged["multiplicity/ambiguity"] == pytest.approx(callback.metrics[0]["ambiguity"])
 
 
 def test_predict_writes_rows_and_leaves_predictions_alone(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score, recall_score
 from lightning_priv.functional.multiplicity import Rule, joint_labels
 from lightning_priv.reports.multiplicity_curves import conflict_rows
 from lightning_priv.reports.multiplicity_files import write_study
+from lightning_priv.reports.multiplicity_rules import rule_guarantee
 from lightning_priv.reports.multiplicity_study import Study, find, member_rows
 from lightning_priv.reports.multiplicity_summary import in_short, summary
 from lightning_priv.reports.multiplicity_tables import set_numbers, subset_ambiguity
@@ -295,3 +296,17 @@ def test_numbers_of_a_part_are_those_of_its_members() -> None:
 
 def _summary(made: Study) -> dict[str, Any]:
     return summary(made, find(made))
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (Rule("binomial", alpha=0.01), "probability of at most 0.02"),
+        (Rule("conformal", alpha=0.1), "holds the true one with a probability of at least 0.9"),
+        (Rule("calibrated", target_risk=0.05), "With a confidence of 0.95"),
+        (Rule("calibrated", target_coverage=0.8), "decided samples is at least 0.8"),
+        (Rule("unanimous"), "without a statistical guarantee"),
+    ],
+)
+def test_what_a_rule_guarantees(rule: Rule, words: str) -> None:
+    assert words in rule_guarantee(rule)

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,16 @@ def test_from_nothing_to_the_report_and_again(command_line: CommandLine) -> None
     command_line.ok("multiplicity", "--config", file, *glob)
     again = json.loads(Path("runs/glob/summary.json").read_text())
     assert again["metrics"] == facts["metrics"]
+
+    options = {"members": f"{ROOT}/members", "report_dir": "runs/callback"}
+    content["trainer"]["callbacks"] = [
+        {"class_path": "lightning_priv.callbacks.EnsembleAbstention", "init_args": options}
+    ]
+    Path("callback.yaml").write_text(yaml.safe_dump(content))
+    for stage in ("test", "predict"):
+        command_line.ok(stage, "--config", "callback.yaml", "--ckpt_path", str(members[0]))
+        by_callback = [int(row["decision"]) for row in rows("runs/callback/deferrals.csv")]
+        assert by_callback == decided, stage
 
     outcome = command_line.run("multiplicity", "--config", file, "--trainer.max_epochs", "3")
     assert outcome.code == 1
@@ -220,7 +231,14 @@ def test_one_member_is_a_study_without_disagreement(command_line: CommandLine) -
     facts = json.loads((ROOT / "report/summary.json").read_text())
     assert facts["metrics"]["ambiguity"] == 0
     assert facts["metrics"]["pairwise_disagreement"] is None
-    assert (ROOT / "report/report.html").is_file()
+    page = (ROOT / "report/report.html").read_text()
+    assert "One model alone judged 360 samples of the test set" in page
+    Path("twins").mkdir()
+    for name in ("a", "b"):
+        shutil.copy(ROOT / "members/seed0/member.ckpt", f"twins/{name}.ckpt")
+    twins = ("--members", "twins/*.ckpt", "--report_dir", "runs/twins")
+    shown = command_line.ok("multiplicity", "--config", "study.yaml", *twins)
+    assert "Members a, b have equal weights: one opinion counts 2 times" in " ".join(shown.split())
 
 
 def test_same_samples_for_choice_and_measurement_are_refused(

@@ -79,11 +79,20 @@ def notes(
     main: list[int],
     inside: list[int],
     paths: list[Path],
+    twins: list[list[str]],
+    fitted: bool,
 ) -> list[str]:
     """What a reader of the numbers must know."""
-    found = [
-        f"All numbers are for {len(inside)} members; ambiguity can only grow with more of them, so "
-        "it is a lower bound of the multiplicity of the task."
+    found = []
+    if len(inside) > 1:
+        found.append(
+            f"All numbers are for {len(inside)} members; ambiguity can only grow with more of "
+            "them, so it is a lower bound of the multiplicity of the task."
+        )
+    found += [
+        f"Members {', '.join(group)} have equal weights: one opinion counts {len(group)} times and "
+        "every number understates the multiplicity; keep one of them."
+        for group in twins
     ]
     if trained.failed:
         found.append(
@@ -103,12 +112,16 @@ def notes(
             f"they release the data with epsilon {account['epsilon']:.4g} at delta "
             f"{account['delta']:.3g}; that of one member alone does not describe this study."
             + (
-                " Choosing the set on validation samples is a further release, unless these "
-                "are public."
-                if validation is not None and options.criterion.name != "all"
+                " Choosing the set, or fitting the rule, on validation samples is a further "
+                "release, unless these are public."
+                if validation is not None and (options.criterion.name != "all" or fitted)
                 else ""
             )
         )
     if len(inside) == 1 and len(main) > 1:
-        found.append("One member alone is in the set; a larger criterion.epsilon admits more.")
+        found.append(
+            "One member alone is in the set. A larger criterion.epsilon admits more; with few "
+            "validation samples criterion.name: mcnemar fits better, as it leaves out only members "
+            "that are significantly worse."
+        )
     return found

@@ -15,7 +15,7 @@ from lightning_priv.callbacks.multiplicity_report import Published, publish
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.multiplicity import RashomonSet, matched_thresholds
 from lightning_priv.models import EnsembleModule
-from lightning_priv.nn.member_files import find_member_files, read_member_files
+from lightning_priv.nn.member_files import duplicates, find_member_files, read_member_files
 from lightning_priv.reports.multiplicity_study import Study
 from lightning_priv.reports.multiplicity_votes import Votes
 
@@ -161,6 +161,9 @@ def run(
         say(f"only {len(inside)} of {len(main)} members are in the set; see members.csv")
     if parts is not None:
         callback.fit_rule(parts.calibrating.select(inside))
+    fitted = callback.rule.needs_calibration
+    groups = duplicates([nets[number].state_dict() for number in inside])
+    twins = [[names[inside[place]] for place in group] for group in groups]
     study = Study(
         votes=test.select(inside),
         rule=_rule(callback, len(inside)),
@@ -179,8 +182,10 @@ def run(
         capacity=sweep_rows("capacity", sets, names, test, paths, nets),
         privacy=sweep_rows("privacy", sets, names, test, paths, nets),
         account=composed_account(paths),
-        notes=notes(options, trained, validation, main, inside, paths)
-        + ([parts.note] if parts is not None and parts.note else []),
+        notes=[
+            *notes(options, trained, validation, main, inside, paths, twins, fitted),
+            *([parts.note] if parts is not None and fitted else []),
+        ],
     )
     directory = Path(
         options.report_dir or callback.report_dir or f"{trainer.default_root_dir}/report"
