@@ -309,8 +309,8 @@ def memory(sizes: tuple[int, ...], dims: int = 64) -> None:
         line = slope * np.array(sizes) + constant
         rest = np.abs(np.array(grown) * 2**20 - line).max() / 2**20
         print(
-            f"\n{covariance}: {slope:.0f} bytes a sample; the sizes lie within {rest:.0f} MiB of a "
-            f"straight line. A matrix of all pairs would take {sizes[-1] ** 2 * 8 / 2**30:,.0f} GiB."
+            f"\n{covariance}: {slope:.0f} bytes a sample, all within {rest:.0f} MiB of a straight "
+            f"line. A matrix of all pairs would take {sizes[-1] ** 2 * 8 / 2**30:,.0f} GiB."
         )
 
 
@@ -353,8 +353,8 @@ def budget(n: int = 10**6, d: int = 512, classes: int = 10, sketch: int = 512) -
     weighted = (2 * 2 + 1) * w * n * d1 * item  # each output's copy is written and read
     print(
         f"\nTraffic: {passes_read / 1e12:.2f} TB of features in {passes + 4} passes, "
-        f"{weighted / 1e12:.2f} TB of weighted copies: {(passes_read + weighted) / 3.3e12:.1f} s at "
-        "3.3 TB/s, less than the arithmetic."
+        f"{weighted / 1e12:.2f} TB of weighted copies: {(passes_read + weighted) / 3.3e12:.1f} s "
+        "at 3.3 TB/s, less than the arithmetic."
     )
 
 

@@ -62,6 +62,8 @@ def gaussian_kl(
     _check(other_mean, other_precision, structure)
     p, q, delta = precision.double(), other_precision.double(), (other_mean - mean).double()
     shift, shape = kl_parts(p, q - p, delta, structure)
+    if bool(shape.isnan().any()):
+        raise ValueError("the other precision is not positive definite; raise the prior precision")
     return (shift + shape).to(mean.dtype)
 
 

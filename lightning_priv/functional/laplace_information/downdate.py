@@ -105,22 +105,23 @@ def _gap(m: Tensor, factor: Tensor) -> Tensor:
         wide = m.double()
         eye = torch.eye(m.shape[-1], dtype=wide.dtype, device=m.device)
         return _gap(wide, torch.linalg.cholesky(eye - wide)).to(m.dtype)
-    direct = -trace - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    gap = -trace - 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    small = m.square().sum((-2, -1)) < _SMALL**2
+    if bool(small.any()):
+        gap[small] = _series(m[small])
+    return gap
+
+
+def _series(m: Tensor) -> Tensor:
+    """Sum of tr(M^j) / j for j = 2 to 8, the smallest terms first."""
     two = m @ m
     three, four = two @ m, two @ two
-    pairs = (
-        (m, m),
-        (two, m),
-        (two, two),
-        (two, three),
-        (three, three),
-        (three, four),
-        (four, four),
-    )
-    series = torch.zeros_like(trace)
+    third, fourth = ((two, m), (two, two)), ((two, three), (three, three))
+    pairs = ((m, m), *third, *fourth, (three, four), (four, four))
+    total = m.new_zeros(m.shape[:-2])
     for power, (left, right) in reversed(list(enumerate(pairs, 2))):
-        series += (left * right).sum((-2, -1)) / power
-    return torch.where(m.square().sum((-2, -1)) < _SMALL**2, series, direct)
+        total += (left * right).sum((-2, -1)) / power
+    return total
 
 
 def _root(g: Tensor) -> Tensor:

@@ -282,9 +282,9 @@ def precision(rows: Rows, l2: float, theta: Tensor, dtype: torch.dtype | None = 
     )
     for chunk in rows:
         u = (chunk.x @ theta.flatten(0, 1).mT).unflatten(1, theta.shape[:2])
-        s = rows.head.curvature(u)
-        s = s if chunk.weight is None else s * chunk.weight[:, None, None, None]
-        moments.add(chunk.x.to(dtype), s.to(dtype))
+        s = rows.head.curvature(u.to(dtype))
+        s = s if chunk.weight is None else s * chunk.weight[:, None, None, None].to(dtype)
+        moments.add(chunk.x.to(dtype), s)
     moments.sums = rows.sum(moments.sums)
     total = moments.total()
     total.diagonal(dim1=-2, dim2=-1).add_(l2)

@@ -28,7 +28,7 @@ class PaperSGD:
         momentum: of the velocity.
         nesterov: Nesterov's form.
         weight_decay: on the mean loss; the prior precision that it stands for is n times as big.
-            The protocol ``matched`` uses l2 / n in its place.
+            The protocol ``matched`` uses l2 / n in its place, without a sample l2 / (n - 1).
     """
 
     steps: int = 1000

@@ -68,7 +68,7 @@ class Rows:
             start += len(x)
 
     def narrow(self, limit: int | None) -> Iterator[Chunk]:
-        """The chunks, divided so that K numbers a row stay below ``limit`` bytes, if it is given."""
+        """The chunks, divided so that K numbers a row stay below ``limit`` bytes; None: whole."""
         step = self.n or 1
         if limit is not None:
             step = max(1, limit // (self.num_parameters * self.dtype.itemsize))

@@ -77,7 +77,8 @@ def lsi_scores(
         seed: of the sketch, and of the first weights of ``retrain``.
         sgd: the loop of ``retrain``.
         protocol: ``paper`` takes the loop's own weight decay for the means and ``l2`` for the
-            curvature, as the public code does; ``matched`` takes l2 / n as weight decay.
+            curvature, as the public code does; ``matched`` takes weight decays that stand for l2:
+            l2 / n, and l2 / (n - 1) without a sample.
         dtype: of the computation.
         device: of the computation; by default that of the features.
         chunk_rows: rows converted at a time.
@@ -122,8 +123,11 @@ def lsi_scores(
             "estimator 'exact', or covariance 'full'"
         )
     if estimator == "retrain":
-        decay = l2 / rows.total if protocol == "matched" else (sgd or PaperSGD()).weight_decay
-        return _retrain(rows, l2, covariance, sgd or PaperSGD(), decay, seed)
+        sgd = sgd or PaperSGD()
+        decays = (sgd.weight_decay, sgd.weight_decay)
+        if protocol == "matched":  # the same prior precision on the sums of n and n - 1 losses
+            decays = (l2 / rows.total, l2 / max(1, rows.total - 1))
+        return _retrain(rows, l2, covariance, sgd, decays, seed)
     if fit is None:
         fit = fit_rows(rows, l2)
     _check_fit(rows, fit, l2)
@@ -276,16 +280,21 @@ def _with_exact(
 
 
 def _retrain(
-    rows: Rows, l2: float, covariance: Covariance, sgd: PaperSGD, decay: float, seed: int
+    rows: Rows,
+    l2: float,
+    covariance: Covariance,
+    sgd: PaperSGD,
+    decays: tuple[float, float],
+    seed: int,
 ) -> LSIResult:
-    theta = train(rows, sgd, decay, seed)
+    theta = train(rows, sgd, decays[0], seed)
     fit = at_weights(rows, l2, theta)
     scoring = _Scoring(rows, fit, covariance, "retrain")
     columns = Columns(rows)
     for chunk in rows:
         put_common(columns, scoring.lever.pieces(chunk))
     chosen = torch.arange(rows.n, device=rows.device)
-    thetas = train_without(rows, sgd, decay, seed, chosen)
+    thetas = train_without(rows, sgd, decays[1], seed, chosen)
     parts = information_between(rows, fit, scoring.factor, thetas, chosen, covariance)
     return _with_exact(rows, scoring._result(columns), theta, thetas, chosen, parts)
 
