@@ -190,7 +190,7 @@ class PrivacyTrainer(Trainer):
                 self,
                 active_learning.to_compare(compare),
                 list(range(first, first + seeds)) if isinstance(seeds, int) else seeds,
-                active_learning.maker(self.recipe),
+                active_learning.RecipeMaker(self.recipe),
                 options,
                 mode,
                 full_data,

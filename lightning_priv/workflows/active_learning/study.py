@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -25,7 +25,7 @@ from .rounds import round_seed
 from .run import run
 from .stacked import StackedRounds, cannot_stack_rounds
 
-__all__ = ["Made", "Make", "Mode", "StudyResult", "run_study"]
+__all__ = ["Made", "Maker", "Mode", "StudyResult", "run_study"]
 
 Mode = Literal["auto", "stacked", "separate"]
 
@@ -39,7 +39,14 @@ class Made:
     pool: LightningDataModule
 
 
-Make = Callable[[int, Path], Made]  # from seed and folder
+class Maker(Protocol):
+    """Makes the parts of runs."""
+
+    def run(self, seed: int, folder: Path) -> Made:
+        """Trainer, model and pool of a seed, which write to a folder."""
+
+    def models(self, seeds: Sequence[int], folder: Path) -> tuple[Made, list[LightningModule]]:
+        """The parts of the first seed, and the model of each."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def run_study(
     trainer: Trainer,
     compare: dict[str, Acquisition],
     seeds: Sequence[int],
-    make: Make,
+    make: Maker,
     options: Options,
     mode: Mode = "auto",
     full_data: bool = True,
@@ -87,7 +94,7 @@ def run_study(
         compare: acquisitions by name.
         seeds: seeds; each has its own initial weights, initial labels and orders, the same for all
             acquisitions.
-        make: makes Trainer, model and pool of a seed with a folder.
+        make: makes the parts of runs.
         options: of each run; its acquisition is not used.
         mode: ``stacked`` trains all members of a round at once; ``separate`` makes a run of each;
             ``auto`` stacks where it can be done.
@@ -103,19 +110,10 @@ def run_study(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={list(seeds)}: give at least one, each once")
     folder = Path(trainer.default_root_dir) / "compare"
-    made = [make(seed, folder / "stacked") for seed in seeds]
-    for one in made[:1]:
-        one.pool.trainer = one.trainer
-        one.pool.prepare_data()
-        one.pool.setup("fit")
-        if not isinstance(one.pool, ActivePool) or one.pool.oracle != "dataset":
-            raise ConfigurationError(
-                "a study buys every label once for each acquisition and seed; it needs an "
-                "ActivePool with oracle: dataset"
-            )
-        size = options.query_size or one.pool.query_size
-        one.pool.check_query(size * options.rounds)
-        reason = cannot_stack_rounds(one.trainer, [m.model for m in made], one.pool, options)
+    first, models = make.models(seeds, folder / "stacked")
+    pool = _pool(first)
+    pool.check_query((options.query_size or pool.query_size) * options.rounds)
+    reason = cannot_stack_rounds(first.trainer, models, pool, options)
     if mode == "stacked" and reason:
         raise ConfigurationError(
             f"the members cannot be trained at once: {reason}; use mode: separate"
@@ -124,8 +122,12 @@ def run_study(
     count = len(compare) * len(seeds)
     text = f"{count} members at once" if stack else f"{count} runs one after another"
     say(f"{text}{'' if stack or mode == 'separate' else f', because {reason}'}")
-    study = _stacked if stack else _separate
-    rows, queries, metric, full = study(compare, seeds, made, make, folder, options, full_data, say)
+    if stack:
+        classifiers = [m for m in models if isinstance(m, Classifier)]
+        found = _stacked(compare, seeds, first.trainer, pool, classifiers, options, full_data, say)
+    else:
+        found = _separate(compare, seeds, make, folder, options, say)
+    rows, queries, metric, full = found
     result = StudyResult(_curves(compare, seeds, rows), full, rows, queries, metric, text, folder)
     _write(trainer, result)
     return result
@@ -134,20 +136,31 @@ def run_study(
 Found = tuple[list[list[Cell]], dict[tuple[str, int], list[tuple[int, ...]]], str, "float | None"]
 
 
+def _pool(made: Made) -> ActivePool:
+    """The pool, set up."""
+    pool = made.pool
+    if not isinstance(pool, ActivePool) or pool.oracle != "dataset":
+        raise ConfigurationError(
+            "a study buys every label once for each acquisition and seed; it needs an ActivePool "
+            "with oracle: dataset"
+        )
+    pool.trainer = made.trainer
+    pool.prepare_data()
+    pool.setup("fit")
+    return pool
+
+
 def _stacked(
     compare: dict[str, Acquisition],
     seeds: Sequence[int],
-    made: list[Made],
-    make: Make,
-    folder: Path,
+    trainer: Trainer,
+    whole: ActivePool,
+    models: list[Classifier],
     options: Options,
     full_data: bool,
     say: Callable[[str], None],
 ) -> Found:
     """All members of a round at once."""
-    trainer, whole = made[0].trainer, made[0].pool
-    assert isinstance(whole, ActivePool)
-    models = [m.model for m in made if isinstance(m.model, Classifier)]
     keys = [(name, s) for name in compare for s in range(len(seeds))]
     fixed = whole.seed
     pools = [whole.twin(seeds[s] if fixed is None else fixed) for _, s in keys]
@@ -209,11 +222,9 @@ def _stacked(
 def _separate(
     compare: dict[str, Acquisition],
     seeds: Sequence[int],
-    made: list[Made],
-    make: Make,
+    make: Maker,
     folder: Path,
     options: Options,
-    full_data: bool,
     say: Callable[[str], None],
 ) -> Found:
     """One run after another; each goes on where it was if the study is started again."""
@@ -222,7 +233,7 @@ def _separate(
     metric = options.monitor
     for name, acquisition in compare.items():
         for seed in seeds:
-            one = make(seed, folder / _folder_name(name) / f"seed_{seed}")
+            one = make.run(seed, folder / _folder_name(name) / f"seed_{seed}")
             chosen = replace(options, acquisition=acquisition, log_images=0)
             result = run(one.trainer, one.model, one.pool, chosen)
             metric = metric or metric_of(result.rows)
