@@ -29,12 +29,12 @@ def fill(name, rows):
 
 
 def test_labels_come_late_and_nothing_is_lost():
-    with pytest.raises(LabelsPendingError, match="3 of 3 .* first for index 4"):
+    with pytest.raises(LabelsPendingError, match=r"3 of 3 .* first for index 4"):
         made().ask()
     form = Path("labels/query_4_3.csv")
     assert form.read_text() == "index,label\n4,\n9,\n7,\n"
     fill(form.name, [(4, "red"), (9, ""), (7, 2)])
-    with pytest.raises(LabelsPendingError, match="1 of 3 .* first for index 9"):
+    with pytest.raises(LabelsPendingError, match=r"1 of 3 .* first for index 9"):
         made().ask()
     assert "red" in form.read_text()  # what somebody filled in is not overwritten
     fill("more.csv", [(9, "1"), (50, "blue")])
