@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_priv.acquisition import Acquisition, Entropy
 from lightning_priv.data import ActivePool, ClassificationDataModule, Samples
@@ -55,7 +56,9 @@ def trainer(root: Path | str = "runs", epochs: int = 2, **options: Any) -> Train
         "max_epochs": epochs,
         "default_root_dir": str(root),
         "logger": False,
-        "enable_checkpointing": False,
+        "enable_checkpointing": any(
+            isinstance(c, ModelCheckpoint) for c in options.get("callbacks", [])
+        ),
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
