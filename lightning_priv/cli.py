@@ -44,6 +44,7 @@ HELP: dict[str, str] = {
     "validate": "evaluate on the validation set",
     "test": "evaluate on the test set",
     "predict": "predict with a trained model",
+    "active_learn": "label a pool round by round: train, choose the next samples, label them",
     "lsi": "score how informative each training sample is; with --features FILE no model is needed",
     "multiplicity": "train equally valid models; measure where they disagree, and abstain there",
     "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",
@@ -94,7 +95,7 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: code 2 for a wrong option or file, 1 for an error of ours, 3 for a study of
-            which fewer than two members remain, 130 after Ctrl-C.
+            which fewer than two members remain, 4 for labels that are awaited, 130 after Ctrl-C.
     """
     words = sys.argv[1:] if args is None else list(args)
     if words and not words[0].startswith("-"):

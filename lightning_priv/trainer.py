@@ -14,6 +14,7 @@ it would have to repeat every argument of Trainer.
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,12 +28,14 @@ from torch import Tensor
 
 import lightning_priv.strategies  # registers their short names
 from lightning_priv import __version__
+from lightning_priv.acquisition import Acquisition, Entropy, StoppingRule
 from lightning_priv.callbacks.information import LSIProbe
 from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import PrivacyError
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
 from lightning_priv.suggestions import SuggestingMixin
+from lightning_priv.workflows.active_learning import Reset, RoundTraining
 from lightning_priv.workflows.multiplicity import Built, Recipe, SetCriterion
 
 __all__ = ["PrivacyCLI", "PrivacyTrainer", "build", "last_checkpoint", "strategy_names"]
@@ -131,6 +134,86 @@ class PrivacyTrainer(Trainer):
             for table in sample_information.report(scores, names):
                 sys.stdout.write(f"{table.render()}\n")
         return scores
+
+    def active_learn(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        rounds: int = 10,
+        acquisition: Acquisition = Entropy(),  # noqa: B008  frozen
+        query_size: int | None = None,
+        reset: Reset = "weights",
+        train: RoundTraining = RoundTraining(),  # noqa: B008  frozen
+        pool_subset: int | None = None,
+        stopping: list[StoppingRule] | None = None,
+        test: bool = True,
+        monitor: str | None = None,
+        feature_layer: str = "auto",
+        outputs: Literal["logits", "probs"] = "logits",
+        multi_label: bool = False,
+        log_images: int = 8,
+        compare: str | list[Acquisition] | None = None,
+        seeds: int | list[int] = 5,
+        mode: Literal["auto", "stacked", "separate"] = "auto",
+        full_data: bool = True,
+    ) -> None:
+        """Label a pool round by round: train, choose the next samples, label them.
+
+        A run goes on where it was when the same command is given again. Files are in
+        ``trainer.default_root_dir``/active: ``curve.csv``, ``curve.png``, ``queries.csv``; those of
+        a study with ``compare`` in ``trainer.default_root_dir``/compare.
+
+        Args:
+            model: the module.
+            datamodule: an ``ActivePool`` around the data.
+            rounds: rounds of choosing, labelling and training after the first training.
+            acquisition: how samples are chosen.
+            query_size: labels of a round; default: that of the pool.
+            reset: what a round starts from: the initial ``weights``; ``none``, the weights of the
+                round before; or ``checkpoint``, its best checkpoint.
+            train: how long each round trains.
+            pool_subset: score so many pool samples at most, drawn at random.
+            stopping: rules that end the run before all rounds are done.
+            test: test after each round.
+            monitor: metric of the learning curve; default: an accuracy of the test.
+            feature_layer: where features come from: ``auto``, the input of the linear layer that
+                the network calls last, or the dotted name of a layer.
+            outputs: what the module's ``forward`` gives.
+            multi_label: several labels a sample.
+            log_images: pictures of each query; 0 for none.
+            compare: compare several acquisitions over seeds: names such as
+                ``random,entropy,bald``, or a list of acquisitions.
+            seeds: of a comparison: how many, from ``seed_everything`` up, or a list.
+            mode: of a comparison: ``stacked`` trains all members of a round at once, ``separate``
+                one run after another, ``auto`` stacks where it can be done.
+            full_data: in a comparison, also train with all labels (stacked only).
+        """
+        from lightning_priv.workflows import active_learning
+
+        given = {k: v for k, v in locals().items() if k in active_learning.Options.__annotations__}
+        options = active_learning.Options(**{**given, "stopping": stopping or []})
+        if compare is not None:
+            first = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+            study = active_learning.run_study(
+                self,
+                active_learning.to_compare(compare),
+                list(range(first, first + seeds)) if isinstance(seeds, int) else seeds,
+                active_learning.RecipeMaker(self.recipe),
+                options,
+                mode,
+                full_data,
+                self._say,
+            )
+            active_learning.show_study(study)
+            return
+        result = active_learning.run(self, model, datamodule, options, self._say)
+        if self.is_global_zero:
+            active_learning.show(result)
+
+    def _say(self, text: str) -> None:
+        if self.is_global_zero:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
 
     recipe: Recipe | None = None  # how the command line builds further models and trainers
 
@@ -256,7 +339,7 @@ class PrivacyCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Training subcommands, each with the arguments that the command line supplies itself."""
-        own = {name: {"model", "datamodule"} for name in ("lsi", "multiplicity")}
+        own = {name: {"model", "datamodule"} for name in ("active_learn", "lsi", "multiplicity")}
         return {**LightningCLI.subcommands(), **own}
 
     def before_instantiate_classes(self) -> None:
@@ -277,7 +360,7 @@ class PrivacyCLI(LightningCLI):
         settings = self._settings(self.config_init)
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(last_checkpoint(self.trainer))
-        if self.subcommand == "multiplicity":
+        if self.subcommand in ("active_learn", "multiplicity"):
             assert isinstance(self.trainer, PrivacyTrainer)
             self.trainer.recipe = self.recipe()
 

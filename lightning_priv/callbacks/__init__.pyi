@@ -1,4 +1,5 @@
 from .adversarial import AdversarialEvaluation as AdversarialEvaluation
+from .active import ActiveLearning as ActiveLearning
 from .baseline import LinearBaseline as LinearBaseline
 from .dashboard import Dashboard as Dashboard
 from .dashboard import Target as Target

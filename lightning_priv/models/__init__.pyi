@@ -4,6 +4,5 @@ from .stacked import MemberEarlyStopping as MemberEarlyStopping
 from .stacked import StackedMembers as StackedMembers
 from .ensemble import EnsembleModule as EnsembleModule
 from .mean_vote import MeanVote as MeanVote
-from .ensemble import MeanVote as MeanVote
 from .inception import InceptionFeatures as InceptionFeatures
 from .vae import HyperbolicVAE as HyperbolicVAE

@@ -1,2 +1,3 @@
+from . import active_learning as active_learning
 from . import sample_information as sample_information
 from . import multiplicity as multiplicity
