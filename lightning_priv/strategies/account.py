@@ -45,6 +45,8 @@ class Account:
         released: logical steps made by this training, those before a checkpoint included.
         left: logical steps that may still be made; known after ``plan``.
         abandoned: steps that were charged for runs whose results were lost.
+        uncovered: sentences on what was released without being charged.
+        known_rates: of phases that lost runs may have begun.
     """
 
     def __init__(self, settings: PrivacySettings) -> None:
@@ -55,6 +57,8 @@ class Account:
         self.released = 0
         self.left: int | None = None
         self.abandoned = 0
+        self.uncovered: list[str] = []
+        self.known_rates: list[Rates] = []
         self._written_phase: int | None = None
         self._charged_pass: int | None = None
         self._calibrated_for: float | None = None
@@ -107,7 +111,8 @@ class Account:
         if self.spending is None:
             return 0.0
         delta, accountant = delta or self.delta, accountant or self._settings.accountant
-        asked = (self.spending.costs, self.spending.num_records, delta, accountant)
+        selections = len(self.spending.selections)
+        asked = (self.spending.costs, self.spending.num_records, selections, delta, accountant)
         if self._told is None or self._told[0] != asked:
             self._told = asked, self.spending.epsilon(delta, accountant)
         return self._told[1]
@@ -237,7 +242,10 @@ class Account:
             )
         affordable = UNLIMITED
         if self.limit is not None:
-            affordable = spending.affordable(self.limit, self.delta, settings.accountant)
+            most = UNLIMITED if phase.planned is None else phase.planned - phase.done
+            affordable = spending.affordable(
+                self.limit, self.delta, settings.accountant, most=most
+            )
         if phase.planned is not None:
             affordable = min(affordable, phase.planned - phase.done)
         self._warn_of_lost_steps(charges - affordable)
@@ -333,6 +341,7 @@ class Account:
             "abandoned": self.abandoned,
             "calibrated_for": self._calibrated_for,
             "delta": self.delta,
+            "uncovered": list(self.uncovered),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -341,8 +350,9 @@ class Account:
         self.released = int(state["released"])
         self.abandoned = int(state["abandoned"])
         self._calibrated_for = state["calibrated_for"]
+        self.uncovered = list(state.get("uncovered", []))
         self.left = None
 
     def charge_abandoned(self, costs: Counter[Cost]) -> None:
         """Charge steps of runs whose results were lost."""
-        self.abandoned += self.known.charge_abandoned(costs)
+        self.abandoned += self.known.charge_abandoned(costs, self.known_rates)

@@ -5,9 +5,13 @@ One JSON object a line:
     {"event": "open", "run": id, "root": id, "parent": id, ...}     a run begins
     {"event": "phase", "run": id, "phase": 0, "noise_multiplier": 1.0, "sample_rate": 0.1, ...}
     {"event": "step", "run": id, "phase": 0}                        one step is about to be made
+    {"event": "selection", "run": id, "round": 1, "epsilon": 0.5, ...}  noise is about to be drawn
+    {"event": "selected", "run": id, "round": 1, "records": [...]}  what was chosen
 
 A run that resumes another one has the same ``root``. A line is on the disk before the noised
-gradient of its step exists, so a crash can only leave too much in the file, never too little.
+gradient of its step exists, so a crash can only leave too much in the file, never too little. The
+records chosen stand in the file before anything is trained on them: after a crash the same ones
+are taken, and scores are not released a second time.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,11 +39,15 @@ class Lineage:
         steps: number of steps for each (noise_multiplier, largest rate, digest of the rates).
         runs: run ids in the order of their first line.
         strangers: roots of other runs in the same file.
+        draws: epsilon of each time that noise was drawn, for each round of selection.
+        selected: the records chosen in each round, in order of choice.
     """
 
     steps: Counter[tuple[float, float, str]] = field(default_factory=Counter)
     runs: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+    draws: dict[int, list[float]] = field(default_factory=dict)
+    selected: dict[int, list[int]] = field(default_factory=dict)
 
 
 class Ledger:
@@ -91,6 +99,32 @@ class Ledger:
     def step(self, number: int) -> None:
         """Charge one step of phase ``number``; on the disk when this returns."""
         self._append({"event": "step", "run": self.run, "phase": number})
+
+    def selection(self, number: int, epsilon: float, scored: int, method: str) -> None:
+        """Charge the selection of round ``number``; on the disk when this returns.
+
+        Args:
+            number: of the round, from 1.
+            epsilon: what every scored record pays; 0 for a choice that looks at none.
+            scored: how many records are scored.
+            method: how records are chosen, in words.
+        """
+        self._append(
+            {
+                "event": "selection",
+                "run": self.run,
+                "round": number,
+                "epsilon": epsilon,
+                "scored": scored,
+                "method": method,
+            }
+        )
+
+    def selected(self, number: int, records: Sequence[int]) -> None:
+        """Keep what was chosen, so that it is never drawn again."""
+        self._append(
+            {"event": "selected", "run": self.run, "round": number, "records": list(records)}
+        )
 
     def close(self) -> None:
         """Close the file; the next line opens it again."""
@@ -147,6 +181,10 @@ def read_lineage(path: Path, root: str) -> Lineage:
                 costs[run, line["phase"]] = cost
             elif line["event"] == "step":
                 lineage.steps[costs[run, line["phase"]]] += 1
+            elif line["event"] == "selection":
+                lineage.draws.setdefault(int(line["round"]), []).append(float(line["epsilon"]))
+            elif line["event"] == "selected":
+                lineage.selected[int(line["round"])] = [int(i) for i in line["records"]]
         except (KeyError, TypeError, ValueError) as error:
             raise PrivacyError(
                 f"line {number} of the ledger {path} does not make sense ({error!r}); what was "
