@@ -6,7 +6,9 @@ __all__ = [
     "ConvergenceError",
     "DatasetUnavailableError",
     "DivergenceError",
+    "LabelsPendingError",
     "OffManifoldError",
+    "OracleError",
     "PrivacyError",
     "UnsupportedModuleError",
 ]
@@ -41,6 +43,16 @@ class DivergenceError(PrivacyError):
 
 class OffManifoldError(PrivacyError):
     """Values that cannot be points of the manifold, for example NaN from a diverged training."""
+
+
+class OracleError(PrivacyError):
+    """Labels that were asked for and did not come, or not as they should be; the query is kept."""
+
+
+class LabelsPendingError(OracleError):
+    """Labels that somebody has still to give; the command line exits with 4."""
+
+    exit_code = 4
 
 
 class UnsupportedModuleError(PrivacyError):

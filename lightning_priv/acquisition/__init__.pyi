@@ -11,6 +11,7 @@ from .combined import Mix as Mix
 from .combined import Power as Power
 from .combined import SoftRank as SoftRank
 from .combined import SoftmaxSampling as SoftmaxSampling
+from .query import Query as Query
 from .scored import BALD as BALD
 from .scored import EPIG as EPIG
 from .scored import Entropy as Entropy

@@ -20,8 +20,13 @@ from .medmnist import MedMNIST as MedMNIST
 from .mnist import FashionMNIST as FashionMNIST
 from .mnist import MNIST as MNIST
 from .mnist import MNIST5k as MNIST5k
+from .oracles import LabelFolder as LabelFolder
+from .oracles import Oracle as Oracle
 from .patches import PhotoPatches as PhotoPatches
+from .pool import ActivePool as ActivePool
+from .pool_views import PoolSubset as PoolSubset
 from .portion import Portion as Portion
+from .sampling import BlockSampler as BlockSampler
 from .sampling import EpochSampler as EpochSampler
 from .sampling import PoissonSampler as PoissonSampler
 from .sampling import ShardSampler as ShardSampler

@@ -1,3 +1,4 @@
+from .blocks import BlockSampler as BlockSampler
 from .bootstrap import bootstrap_rows as bootstrap_rows
 from .epochs import EpochIndex as EpochIndex
 from .epochs import EpochSampler as EpochSampler

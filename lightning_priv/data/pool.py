@@ -1,0 +1,445 @@
+"""A data module of which only some training samples are labelled yet."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_priv.acquisition.query import Query
+from lightning_priv.errors import ConfigurationError, OracleError
+
+from .oracles import Oracle
+from .pool_answers import understood
+from .pool_file import write_atomically
+from .pool_journal import PoolJournal
+from .pool_loading import first_labels, labelled_loader, scoring_loader, template_of, training_set
+from .pool_state import PoolState
+from .pool_views import Label, PoolSubset, fingerprint, without_augmentation
+
+__all__ = ["ActivePool"]
+
+# of base they would mean all samples, labelled or not
+_OF_THE_WHOLE = ("plain_train_dataset", "resample_training", "lsi_dataloader")
+_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+class ActivePool(LightningDataModule):
+    """The labelled part and the pool of another data module; nothing in that one is changed.
+
+    Training batches hold labelled samples only. Validation, test and prediction are those of
+    ``base``. Indices are always positions in ``base``'s training data set, never in the pool.
+
+    The state (who was labelled in which round, bought labels, queries) is part of checkpoints.
+    ``keep`` also writes it to a file, as a whole, before a query takes effect and after it: a run
+    that dies between the two asks for the same labels again and chooses no other samples.
+
+    Args:
+        base: a data module with a ``train_dataset``, or whose training loader has a map-style data
+            set.
+        initial: samples labelled at the start: a number to draw by ``seed``, global indices, or a
+            text file with one index a line.
+        query_size: labels that a round buys.
+        stratified: draw the initial ones with the shares of the classes, which must be known.
+        oracle: who labels: ``dataset`` (labels of the data set), a function of the indices, or an
+            ``Oracle`` such as ``LabelFolder``.
+        pool_transform: transform with which the pool is scored: ``eval`` (without augmentation),
+            ``train``, or a function to put in the place of the data set's ``transform``.
+        seed: seed of the initial draw and of queries; by default that of ``seed_everything``,
+            else 0.
+        serve: ``labelled``, or ``all`` for private training, whose account needs every sample in
+            the loader with a sampling rate of its own.
+        pool_batch_size: samples in a batch when the pool is scored.
+
+    Raises:
+        ValueError: if an argument is out of range.
+        ConfigurationError: on ``setup``, if ``base`` has no fitting training data.
+    """
+
+    def __init__(
+        self,
+        base: LightningDataModule,
+        initial: int | list[int] | str = 100,
+        query_size: int = 50,
+        stratified: bool = False,
+        oracle: Oracle | Callable[[Sequence[int]], Any] | Literal["dataset"] = "dataset",
+        pool_transform: Literal["eval", "train"] | Callable[[Any], Any] = "eval",
+        seed: int | None = None,
+        serve: Literal["labelled", "all"] = "labelled",
+        pool_batch_size: int = 512,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("query_size", query_size, 1),
+            ("pool_batch_size", pool_batch_size, 1),
+            ("initial", initial if isinstance(initial, int) else 0, 0),
+        ):
+            if isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={value}: give a whole number of at least {least}")
+        if serve not in ("labelled", "all"):
+            raise ValueError(f"serve={serve!r}: give 'labelled' or 'all'")
+        if isinstance(oracle, str) and oracle != "dataset":
+            raise ValueError(f"oracle={oracle!r}: give 'dataset', a function, or an Oracle")
+        if isinstance(base, ActivePool):
+            raise ValueError("base is an ActivePool already; give the data module inside it")
+        self.save_hyperparameters(ignore=["base", "oracle", "pool_transform"], logger=False)
+        self.base = base
+        self.initial = initial
+        self.query_size = query_size
+        self.stratified = stratified
+        self.oracle = oracle
+        self.pool_transform = pool_transform
+        self.seed = seed
+        self.serve = serve
+        self.pool_batch_size = pool_batch_size
+        for hook in _HOOKS:  # only those that base has: others stay the module's own
+            if is_overridden(hook, base):
+                setattr(self, hook, getattr(base, hook))
+        self._state: PoolState | None = None
+        self._journal = PoolJournal()
+        self._loaded: dict[str, Any] | None = None
+        self._whole: Any = None
+        self._plain: Any = None
+        self._template: DataLoader[Any] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """What only ``base`` knows: num_classes, input_shape, class_names, batch_size, ..."""
+        if name.startswith("_") or name in _OF_THE_WHOLE or "base" not in self.__dict__:
+            raise AttributeError(f"ActivePool has no attribute {name!r}")
+        return getattr(self.base, name)
+
+    # -- set-up ------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Let ``base`` fetch its data, if it may."""
+        self._share_trainer()
+        self.base.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Set up ``base``; for training, find its samples and label the initial ones."""
+        self._share_trainer()
+        self.base.setup(stage)  # type: ignore[arg-type]
+        if stage in (None, "fit") and self._state is None:
+            self._whole = training_set(self.base)
+            seed = self.order_seed if self.seed is None else self.seed
+            state = PoolState(len(self._whole), fingerprint(self._whole), seed)
+            state.label(first_labels(self._whole, self.initial, self.stratified, state), round=0)
+            self._state = state
+            self._load()
+
+    def teardown(self, stage: str) -> None:
+        """Tear down ``base``."""
+        self.base.teardown(stage)
+
+    def _loader(self) -> DataLoader[Any]:
+        """The training loader of ``base``, whose settings are taken over."""
+        if self._template is None:
+            self._template = template_of(self.base)
+        return self._template
+
+    # -- what is labelled --------------------------------------------------------------------------
+
+    @property
+    def state(self) -> PoolState:
+        """The books, once ``setup`` has found the samples."""
+        if self._state is None:
+            raise RuntimeError("the pool knows its samples after setup('fit'); call it first")
+        return self._state
+
+    @property
+    def labelled_indices(self) -> Tensor:
+        """Global indices of the labelled samples, ascending."""
+        return self.state.labelled
+
+    @property
+    def pool_indices(self) -> Tensor:
+        """Global indices of the samples that can be asked for, ascending."""
+        return self.state.pool
+
+    @property
+    def round_of(self) -> Tensor:
+        """Round in which each sample was labelled, -1 for none; shape (N,), int32."""
+        return self.state.round_of
+
+    @property
+    def rounds(self) -> int:
+        """Number of the last round."""
+        return self.state.rounds
+
+    @property
+    def num_records(self) -> int:
+        """Number N of training samples, labelled or not."""
+        return self.state.size
+
+    @property
+    def history(self) -> list[Query]:
+        """Answered queries in order."""
+        return list(self.state.history)
+
+    @property
+    def pending(self) -> Query | None:
+        """A query that waits for its labels."""
+        return self.state.pending
+
+    def label(
+        self,
+        ids: Iterable[int],
+        targets: Sequence[Label] | None = None,
+        round: int | None = None,
+    ) -> None:
+        """Label samples; again the same changes nothing. See ``PoolState.label``.
+
+        Args:
+            ids: global indices.
+            targets: their labels; None: those of the data set.
+            round: number of the round; by default the next one.
+        """
+        self.state.label(ids, targets, round)
+        self.save()
+
+    def unlabel(self, ids: Iterable[int]) -> None:
+        """Put samples back into the pool."""
+        listed = self.state.checked(ids)
+        self.state.unlabel(listed)
+        self._journal.forget(listed)
+        self.save()
+
+    def ignore(self, ids: Iterable[int]) -> None:
+        """Take samples out of the pool without a label."""
+        self.state.ignore(ids)
+        self.save()
+
+    # -- queries -----------------------------------------------------------------------------------
+
+    def check_query(self, size: int) -> None:
+        """Refuse a query that the pool cannot fill.
+
+        Raises:
+            ConfigurationError: if it is larger than the pool.
+        """
+        left = len(self.pool_indices)
+        if size > left:
+            raise ConfigurationError(
+                f"a query of {size} samples, but "
+                + (f"only {left} are left in the pool" if left else "the pool is empty")
+                + f" ({len(self.labelled_indices)} of {self.num_records} are labelled); ask for "
+                "fewer rounds or a smaller query_size, or stop by BudgetStop"
+            )
+
+    def propose(self, query: Query) -> None:
+        """Take up a query and write it down before anything is labelled."""
+        self.state.propose(query)
+        self.save()
+
+    def ask(self) -> list[Label] | None:
+        """Ask the oracle about the pending query; changes nothing. On one process only.
+
+        Returns:
+            One label for each sample; None where the labels are those of the data set.
+
+        Raises:
+            OracleError: if the oracle fails, or does not answer what was asked.
+            LabelsPendingError: if the labels are still to come.
+        """
+        query = self.state.pending
+        if query is None:
+            raise ValueError("no query waits for labels; propose one first")
+        if self.oracle == "dataset":
+            return None
+        if all(i in self._journal.answers for i in query.ids):
+            return [self._journal.answers[i] for i in query.ids]  # of a run that died
+        assert callable(self.oracle)
+        names = getattr(self.base, "class_names", None)
+        classes = getattr(self.base, "num_classes", None)
+        try:
+            answer = self.oracle(list(query.ids))
+        except OracleError:
+            raise
+        except Exception as error:
+            raise OracleError(
+                f"the oracle failed in round {query.round}: {type(error).__name__}: {error}; the "
+                "query is kept, mend the oracle and start the same command again"
+            ) from error
+        return understood(query, answer, names, classes)
+
+    def accept(self, targets: Sequence[Label] | None = None) -> None:
+        """Label what the pending query asks for, and write it down."""
+        self.state.accept(targets)
+        self.save()
+
+    def recorded(self, round: int) -> Query | None:
+        """The query of a round that the file knows, perhaps of a run that died after it."""
+        return self._journal.queries.get(round)
+
+    # -- data sets and loaders ---------------------------------------------------------------------
+
+    @property
+    def whole_dataset(self) -> Any:
+        """All training samples, with the labels of the data set."""
+        _ = self.state
+        return self._whole
+
+    @property
+    def train_dataset(self) -> Dataset[Any]:
+        """The labelled samples, or with ``serve: all`` every sample, as they are trained on."""
+        state = self.state
+        if self.serve == "all":
+            whole: Dataset[Any] = self._whole
+            return (
+                PoolSubset(whole, torch.arange(state.size), state.labels) if state.labels else whole
+            )
+        return PoolSubset(self._whole, state.labelled, state.labels)
+
+    @property
+    def plain_train_dataset(self) -> PoolSubset:
+        """The labelled samples without augmentation."""
+        return self.plain_subset(self.labelled_indices)
+
+    @property
+    def pool_dataset(self) -> PoolSubset:
+        """The samples that can be asked for, without augmentation, each with its global index."""
+        return self.plain_subset(self.pool_indices)
+
+    def plain_subset(self, ids: Tensor) -> PoolSubset:
+        """Chosen samples as they are scored, each with its global index.
+
+        Args:
+            ids: global indices, shape (n,).
+        """
+        if self._plain is None:
+            self._plain = self._scored()
+        return PoolSubset(self._plain, ids, self.state.labels, indexed=True)
+
+    def _scored(self) -> Any:
+        if self.pool_transform == "train":
+            return self._whole
+        plain = getattr(self.base, "plain_train_dataset", None)
+        if callable(self.pool_transform):
+            return without_augmentation(self._whole, self.pool_transform)
+        if plain is not None:
+            return plain
+        evaluation = getattr(self.base, "val_dataset", None)
+        if evaluation is None and is_overridden("val_dataloader", self.base):
+            evaluation = getattr(self.base.val_dataloader(), "dataset", None)
+        return without_augmentation(self._whole, None, evaluation)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The labelled samples in an order that follows from seed and epoch."""
+        self._share_trainer()
+        fitting: Any = None if self.trainer is None else self.trainer.fit_loop
+        epoch = 0 if fitting is None else fitting.epoch_progress.current.processed
+        return labelled_loader(
+            self.train_dataset, self._loader(), self.order_seed, self._processes(), epoch
+        )
+
+    def pool_dataloader(self, ids: Tensor | None = None) -> DataLoader[Any]:
+        """Samples to score in blocks, each once over all processes, without augmentation.
+
+        Args:
+            ids: global indices; default: the pool.
+        """
+        self._share_trainer()
+        dataset = self.plain_subset(self.pool_indices if ids is None else ids)
+        return scoring_loader(
+            dataset, self._loader(), self.pool_batch_size, self.order_seed, self._processes()
+        )
+
+    def val_dataloader(self) -> Any:
+        """The loader of ``base``."""
+        self._share_trainer()
+        return self.base.val_dataloader() if is_overridden("val_dataloader", self.base) else []
+
+    def test_dataloader(self) -> Any:
+        """The loader of ``base``."""
+        self._share_trainer()
+        return self.base.test_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        """The loader of ``base``."""
+        self._share_trainer()
+        return self.base.predict_dataloader()
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order of training samples that is in force now."""
+        own = getattr(self.base, "order_seed", None)
+        return own if isinstance(own, int) else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def _share_trainer(self) -> None:
+        self.base.trainer = self.trainer
+
+    def _processes(self) -> tuple[int, int]:
+        if self.trainer is not None:
+            return self.trainer.world_size, self.trainer.global_rank
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_world_size(), torch.distributed.get_rank()
+        return 1, 0
+
+    # -- checkpoints and the file ------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The books, and the state of ``base`` if it has one."""
+        if self._state is None:
+            return {}
+        base = self.base.state_dict() if is_overridden("state_dict", self.base) else None
+        return {"pool": self._state.to_dict(), **({"base": base} if base else {})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the books of a checkpoint.
+
+        Raises:
+            ConfigurationError: if they belong to another data set.
+        """
+        if "base" in state_dict:
+            self.base.load_state_dict(state_dict["base"])
+        self._loaded = state_dict.get("pool")
+        self._load()
+
+    def _load(self) -> None:
+        if self._state is not None and self._loaded is not None:
+            self._state.load(self._loaded, "the pool of the checkpoint")
+            self._loaded = None
+
+    def keep(self, path: Path | str, resume: bool = False) -> None:
+        """Write the books to a file from now on, after each change; after ``setup``.
+
+        If the file is there, its queries are remembered (``recorded``), so that a round that was
+        chosen once is not chosen anew. Files are written by the first process only.
+
+        Args:
+            path: the file.
+            resume: also take up the state of the file, if it is there.
+
+        Raises:
+            ConfigurationError: if the file belongs to another data set or cannot be read.
+        """
+        found = self._journal.open(Path(path), self.state)
+        if resume and found is not None:
+            self._state = found
+        if resume or found is None:
+            self.save()
+
+    def save(self) -> None:
+        """Write the books now, if ``keep`` named a file."""
+        self._journal.note(self.state)
+        if self.trainer is None or self.trainer.is_global_zero:
+            self._journal.write(self.state)
+
+    def export(self, path: Path | str) -> None:
+        """Write which sample was labelled in which round, with bought labels, as CSV.
+
+        Args:
+            path: the file.
+        """
+        state = self.state
+        lines = ["index,round,label"]
+        for i in state.labelled.tolist():
+            label = state.labels.get(i, "")
+            shown = ";".join(map(str, label)) if isinstance(label, list) else label
+            lines.append(f"{i},{int(state.round_of[i])},{shown}")
+        write_atomically(Path(path), "\n".join(lines) + "\n")
