@@ -1,11 +1,18 @@
 """How siblings meet that do not import each other: what one may expect of the other."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["LabelledArrays", "PlainData", "PrivateStrategy", "is_private", "missing_members"]
+__all__ = [
+    "LabelPool",
+    "LabelledArrays",
+    "PlainData",
+    "PrivateStrategy",
+    "is_private",
+    "missing_members",
+]
 
 
 @runtime_checkable
@@ -88,3 +95,42 @@ class PlainData(Protocol):
     @property
     def test_dataset(self) -> LabelledArrays:
         """The samples to test on."""
+
+
+class LabelPool(Protocol):
+    """A data module of which some training samples are labelled, as ``data.ActivePool`` is one.
+
+    Indices are positions in the whole training set.
+    """
+
+    query_size: int
+
+    @property
+    def labelled_indices(self) -> Tensor:
+        """Labelled samples, ascending."""
+
+    @property
+    def pool_indices(self) -> Tensor:
+        """Samples that can be asked for, ascending."""
+
+    @property
+    def num_records(self) -> int:
+        """Number of all samples."""
+
+    def check_query(self, size: int) -> None:
+        """Refuse a query that the pool cannot fill."""
+
+    def pool_dataloader(self, ids: Tensor | None = None) -> Any:
+        """Samples to score, in blocks (``data.sampling.BlockSampler``)."""
+
+    def propose(self, query: Any) -> None:
+        """Take up a query and write it down."""
+
+    def ask(self) -> list[Any] | None:
+        """Labels of the pending query; None for those of the data set."""
+
+    def accept(self, targets: Sequence[Any] | None = None) -> None:
+        """Label what the pending query asks for."""
+
+    def recorded(self, round: int) -> Any:
+        """A query that was written down before, or None."""

@@ -303,17 +303,18 @@ class ActivePool(LightningDataModule):
     @property
     def pool_dataset(self) -> PoolSubset:
         """The samples that can be asked for, without augmentation, each with its global index."""
-        return self.plain_subset(self.pool_indices)
+        return self.plain_subset(self.pool_indices, indexed=True)
 
-    def plain_subset(self, ids: Tensor) -> PoolSubset:
-        """Chosen samples as they are scored, each with its global index.
+    def plain_subset(self, ids: Tensor, indexed: bool = False) -> PoolSubset:
+        """Chosen samples as they are scored.
 
         Args:
             ids: global indices, shape (n,).
+            indexed: give each sample its global index, too.
         """
         if self._plain is None:
             self._plain = self._scored()
-        return PoolSubset(self._plain, ids, self.state.labels, indexed=True)
+        return PoolSubset(self._plain, ids, self.state.labels, indexed)
 
     def _scored(self) -> Any:
         if self.pool_transform == "train":
@@ -339,6 +340,9 @@ class ActivePool(LightningDataModule):
 
     def pool_dataloader(self, ids: Tensor | None = None) -> DataLoader[Any]:
         """Samples to score in blocks, each once over all processes, without augmentation.
+
+        Items have the form of those of ``base``, which its collate function knows; which they are
+        says ``sampler.positions``.
 
         Args:
             ids: global indices; default: the pool.

@@ -1,0 +1,97 @@
+"""Monte-Carlo dropout whose draws are networks: one mask for all samples."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_priv.data.sampling import mix
+from lightning_priv.errors import ConfigurationError, UnsupportedModuleError
+
+__all__ = ["dropout_layers", "fixed_masks"]
+
+_CHANNELWISE = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_REFUSED = (nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def dropout_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Layers that drop something in training, by name.
+
+    Raises:
+        UnsupportedModuleError: if there is an alpha dropout.
+    """
+    from lightning_priv.nn.lorentz import LorentzDropout  # loads geoopt
+
+    kinds = (nn.Dropout, *_CHANNELWISE, LorentzDropout)
+    found = {n: m for n, m in module.named_modules() if getattr(m, "p", 0)}
+    odd = [name for name, layer in found.items() if isinstance(layer, _REFUSED)]
+    if odd:
+        raise UnsupportedModuleError(
+            f"{type(found[odd[0]]).__name__} at {odd[0]!r} cannot be drawn from mask by mask; use "
+            "nn.Dropout, or an ensemble"
+        )
+    return {name: layer for name, layer in found.items() if isinstance(layer, kinds)}
+
+
+@contextmanager
+def fixed_masks(module: nn.Module, seed: int) -> Iterator[None]:
+    """Let every dropout layer of a module in evaluation mode drop the same units of all samples.
+
+    A draw so is one network, as BALD and BatchBALD take it: samples are compared under the same
+    weights, and neither batch size nor number of processes changes a prediction. The masks follow
+    from the seed, the layer, and how often it was called in this forward; torch's generators are
+    not used. Dropout inside functions and inside recurrent or attention layers stays off.
+
+    Args:
+        module: the module.
+        seed: of this draw.
+
+    Raises:
+        ConfigurationError: if nothing would be dropped.
+    """
+    layers = dropout_layers(module)
+    if not layers:
+        raise ConfigurationError(
+            f"{type(module).__name__} has no dropout layer with p > 0 and is no ensemble, so that "
+            "all draws would be equal and every score 0; give its network dropout, train "
+            "StackedMembers, or use an acquisition of one prediction such as Entropy"
+        )
+    calls: dict[str, int] = {}
+    masks: dict[tuple[str, int, torch.Size], Tensor] = {}
+    handles = [module.register_forward_pre_hook(lambda *_: calls.clear())]
+    for number, (name, layer) in enumerate(layers.items()):
+        handles.append(layer.register_forward_hook(_Mask(name, mix(seed, number), calls, masks)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Mask:
+    """Multiplies what a dropout layer in evaluation mode lets through."""
+
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        calls: dict[str, int],
+        masks: dict[tuple[str, int, torch.Size], Tensor],
+    ) -> None:
+        self.name, self.seed, self.calls, self.masks = name, seed, calls, masks
+
+    def __call__(self, layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+        call = self.calls.get(self.name, 0)
+        self.calls[self.name] = call + 1
+        shape = output.shape[1:]
+        if isinstance(layer, _CHANNELWISE):
+            shape = torch.Size([shape[0], *[1] * (len(shape) - 1)])
+        key = (self.name, call, shape)
+        if key not in self.masks:
+            keep = 1 - float(layer.p)  # type: ignore[arg-type]
+            generator = torch.Generator().manual_seed(mix(self.seed, call))
+            kept = torch.rand(shape, generator=generator, dtype=torch.float64) < keep
+            self.masks[key] = (kept / keep if keep else kept).to(output)
+        return output * self.masks[key]
