@@ -243,11 +243,11 @@ class Account:
         affordable = UNLIMITED
         if self.limit is not None:
             most = UNLIMITED if phase.planned is None else phase.planned - phase.done
-            affordable = spending.affordable(
-                self.limit, self.delta, settings.accountant, most=most
-            )
+            affordable = spending.affordable(self.limit, self.delta, settings.accountant, most=most)
         if phase.planned is not None:
             affordable = min(affordable, phase.planned - phase.done)
+            if phase.explicit:
+                charges = min(charges, phase.planned - phase.done)
         self._warn_of_lost_steps(charges - affordable)
         self.left = affordable
         if pass_length is not None and affordable < UNLIMITED:
@@ -273,8 +273,8 @@ class Account:
     def _warn_of_lost_steps(self, missing: int) -> None:
         if missing > 0 and self.abandoned:
             rank_zero_warn(
-                f"{self.abandoned} steps were made after the checkpoint by runs that were lost; "
-                f"they are spent, and training ends {missing} steps early"
+                f"{self.abandoned} steps are spent by runs that were lost; training ends {missing} "
+                "steps early"
             )
 
     def require_step(self) -> None:
@@ -355,4 +355,9 @@ class Account:
 
     def charge_abandoned(self, costs: Counter[Cost]) -> None:
         """Charge steps of runs whose results were lost."""
+        if costs:
+            rank_zero_warn(
+                f"{costs.total()} steps were made after the checkpoint by runs that were lost; "
+                "they are spent"
+            )
         self.abandoned += self.known.charge_abandoned(costs, self.known_rates)

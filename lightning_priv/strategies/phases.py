@@ -157,7 +157,7 @@ class Spending:
         """Groups of records with equal histories, in the order of their rates, largest first."""
         times = times_scored(self.selections, self.num_records) if self.selections else None
         cohorts = [
-            Cohort(count, self._history_of(record), 0 if times is None else int(times[record]))
+            Cohort(count, self.history_of(record), 0 if times is None else int(times[record]))
             for record, count in self._cohort_heads()
         ]
         return sorted(cohorts, key=lambda c: [q for _, q, _ in c.history], reverse=True)
@@ -321,7 +321,8 @@ class Spending:
             self._groups = key, list(zip(first.tolist(), counts.tolist(), strict=True))
         return self._groups[1]
 
-    def _history_of(self, record: int) -> list[Entry]:
+    def history_of(self, record: int) -> list[Entry]:
+        """One entry a phase, rate 0 where the record was not used."""
         rates = ((p.rates[record] if p.rates.ndim else p.rates) for p in self.phases)
         return [
             (float("nan") if p.noise_multiplier is None else p.noise_multiplier, float(q), p.done)

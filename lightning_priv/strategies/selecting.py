@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,22 +17,14 @@ from lightning_priv.strategies.resuming import ResumableAccount
 from lightning_priv.strategies.selections import Mask, Selection
 from lightning_priv.strategies.settings import PrivacySettings
 
-__all__ = ["Course", "SelectingAccount"]
+__all__ = ["Course", "Retrace", "SelectingAccount"]
 
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class Course:
-    """What a run's selections make of it; by this, losses of a crash are charged record by record.
-
-    Attributes:
-        rates: of the phases that the selections lead to, each shape (N,).
-        scored: for each round of selection the records that it scored, each shape (N,).
-    """
-
-    rates: list[Rates] = field(default_factory=list)
-    scored: dict[int, Mask] = field(default_factory=dict)
+Course = tuple[list[Rates], dict[int, Mask]]
+"""Rates of the phases that a run's selections lead to, and the records scored in each round."""
+Retrace = Callable[[Mapping[int, Sequence[int]]], Course]
 
 
 class SelectingAccount(ResumableAccount):
@@ -47,16 +38,15 @@ class SelectingAccount(ResumableAccount):
     def __init__(self, settings: PrivacySettings, **base: Any) -> None:
         super().__init__(settings, **base)
         self._selected: dict[int, list[int]] = {}
-        self._retrace: Callable[[Mapping[int, Sequence[int]]], Course] | None = None
+        self._retrace: Retrace | None = None
 
-    def expect_selections(
-        self, retrace: Callable[[Mapping[int, Sequence[int]]], Course]
-    ) -> None:
+    def expect_selections(self, retrace: Retrace) -> None:
         """Prepare for selections; before ``fit``, in a callback's ``setup``.
 
         Args:
-            retrace: says what the selections of a run, round -> records, make of it. Without it,
-                what a crash has lost is charged to every record.
+            retrace: says what the selections of a run, round -> records, make of it: rates of its
+                phases, and for each round the records that were scored. By this, what a crash has
+                lost is charged record by record; what it does not know, to every record.
 
         Raises:
             ConfigurationError: if a crash could make selections come twice without being charged.
@@ -73,6 +63,29 @@ class SelectingAccount(ResumableAccount):
                 "often each record joins and with which noise"
             )
         self._retrace = retrace
+
+    def resume(self, block: dict[str, Any]) -> None:
+        """Go on with the account of another run, in the phase that it was in."""
+        super().resume(block)
+        if self._retrace is not None:
+            self._stream.next_phase = None  # asked for in case that training begins anew
+
+    @property
+    def phases_begun(self) -> int:
+        """Number of phases of this training that came through ``set_phase``."""
+        spending = self.account.spending
+        phases = [] if spending is None else spending.phases
+        return sum(phase.explicit and not phase.abandoned for phase in phases)
+
+    def kept_selection(self, number: int) -> list[int] | None:
+        """What was chosen in a round by this run or one that it goes on with, if known."""
+        return self._selected.get(number)
+
+    def drawn_records(self) -> Any:
+        """Records in the batch of the last step; secret, for diagnostics that stay private."""
+        sampler = self._stream.sampler
+        assert sampler is not None
+        return sampler.select(self._stream.position - 1)
 
     def select_records(
         self,
@@ -147,16 +160,14 @@ class SelectingAccount(ResumableAccount):
     def _charge_abandoned(self, block: dict[str, Any], made_here: Counter[Cost]) -> None:
         """Charge steps and selections made after the checkpoint."""
         if self.settings.count_abandoned and block["ledger"] is not None:
-            lineage: Lineage = self._on_rank_zero(
-                lambda: ckpt.lineage_of(block, self._ledger_path)
-            )
+            lineage: Lineage = self._on_rank_zero(lambda: ckpt.lineage_of(block, self._ledger_path))
             self._selected.update(lineage.selected)
-            course = Course() if self._retrace is None else self._retrace(lineage.selected)
-            self.account.known_rates = list(course.rates)
-            self._charge_selections(lineage, course)
+            rates, scored = ([], {}) if self._retrace is None else self._retrace(lineage.selected)
+            self.account.known_rates = rates
+            self._charge_selections(lineage, scored)
         super()._charge_abandoned(block, made_here)
 
-    def _charge_selections(self, lineage: Lineage, course: Course) -> None:
+    def _charge_selections(self, lineage: Lineage, scored: dict[int, Mask]) -> None:
         selections = self.account.known.selections
         for number, costs in sorted(lineage.draws.items()):
             paid = [s for s in selections if s.number == number]
@@ -165,8 +176,8 @@ class SelectingAccount(ResumableAccount):
                 if place < len(paid) or epsilon <= 0:
                     continue
                 lost = not (kept and place == len(costs) - 1)
-                scored = course.scored.get(number, np.asarray(True))
-                selections.append(Selection(number, epsilon, scored, lost))
+                who = scored.get(number, np.asarray(True))
+                selections.append(Selection(number, epsilon, who, lost))
                 if lost:
                     rank_zero_warn(
                         f"the noise of selection {number} was drawn by a run that broke off before "
