@@ -1,7 +1,6 @@
 """Private active learning inside one fit: phases by plan, selections that are charged."""
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from .private_active_checks import (
     selection_kind,
 )
 from .private_active_files import RunFiles
+from .private_active_phases import rates_of_phase, retrace
 
 __all__ = ["PrivateActiveLearning"]
 
@@ -116,6 +116,19 @@ class PrivateActiveLearning(OnceCallback):
             self._plan = given.make() if isinstance(given, PlanSettings) else given
         return self._plan
 
+    @property
+    def kind(self) -> SelectionKind:
+        """How records are chosen.
+
+        Raises:
+            ConfigurationError: if that is neither random, nor paid for, nor allowed by name.
+        """
+        return selection_kind(self.acquisition, self.plan, self.allow_nonprivate_selection)
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Where plan, report and figures are."""
+        return Path(self.dirpath or Path(trainer.default_root_dir) / "private_active")
+
     # ---------------------------------------------------------------- before anything is spent
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -125,16 +138,15 @@ class PrivateActiveLearning(OnceCallback):
             return
         strategy = private_strategy(trainer, type(self).__name__)
         plan, pool = self.plan, _pool(trainer)
-        self._kind = selection_kind(self.acquisition, plan, self.allow_nonprivate_selection)
+        self._kind = self.kind
         check_plan(plan, self._kind, strategy)
         check_pool(pool, plan, self._kind)
         check_trainer(trainer, plan)
         self._pool_seed = pool.state.seed
-        folder = Path(self.dirpath or Path(trainer.default_root_dir) / "private_active")
-        self._files = RunFiles(folder, plan, self.acquisition, self._kind)
+        self._files = RunFiles(self.folder(trainer), plan, self.acquisition, self._kind)
         if trainer.is_global_zero:
             self._files.write_plan(pool.num_records)
-        strategy.expect_selections(lambda selected: self._retraced(pool, selected))
+        strategy.expect_selections(lambda selected: retrace(plan, pool, selected))
         if self._kind == "not private":
             name = type(self.acquisition).__name__
             strategy.note_uncovered(
@@ -154,26 +166,8 @@ class PrivateActiveLearning(OnceCallback):
             "nominal": float(plan.batch_size),
             "initial": plan.expected_batch[0],
         }[self.denominator]
-        rates = _rates(plan, pool.round_of.numpy(), phase)
+        rates = rates_of_phase(plan, pool.round_of.numpy(), phase)
         strategy.set_phase(plan.steps[phase], rates, denominator, plan.noise_multipliers[phase])
-
-    def _retraced(
-        self, pool: Any, selected: Mapping[int, Sequence[int]]
-    ) -> tuple[list[Any], dict[int, Any]]:
-        """Rates of the phases and records scored in the rounds that selections lead to."""
-        known = pool.round_of.numpy()
-        rounds = np.where(known == 0, 0, -1)
-        unasked = np.zeros(len(known), dtype=np.bool_)
-        unasked[pool.pool_indices.numpy()] = True
-        rates = [_rates(self.plan, rounds, 0)]
-        scored = {}
-        for number in range(1, len(self.plan.queries) + 1):
-            scored[number] = (rounds < 0) & (unasked | (known > 0))
-            if number not in selected:
-                break
-            rounds[list(selected[number])] = number
-            rates.append(_rates(self.plan, rounds, number))
-        return rates, scored
 
     def state_dict(self) -> dict[str, Any]:
         """Plan, learning curve, and the first weights if phases begin with them."""
@@ -375,13 +369,6 @@ class PrivateActiveLearning(OnceCallback):
 
 def _pool(trainer: Trainer) -> Any:
     return getattr(trainer, "datamodule", None)
-
-
-def _rates(plan: AmplificationPlan, rounds: Any, phase: int) -> Any:
-    """The rate of each record in a phase: that of its cohort, 0 if it is not labelled yet."""
-    of_cohort = np.array([row[phase] if k <= phase else 0.0 for k, row in enumerate(plan.rates)])
-    joined = (rounds >= 0) & (rounds <= phase)
-    return np.where(joined, of_cohort[np.clip(rounds, 0, len(of_cohort) - 1)], 0.0)
 
 
 def _generator(seed: int) -> torch.Generator:
