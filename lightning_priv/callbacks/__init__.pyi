@@ -1,3 +1,4 @@
+from .active import ActiveLearning as ActiveLearning
 from .baseline import LinearBaseline as LinearBaseline
 from .dashboard import Dashboard as Dashboard
 from .dashboard import Target as Target

@@ -6,6 +6,8 @@ from .combine import mix_ranks as mix_ranks
 from .combine import mix_shares as mix_shares
 from .cover import prob_cover as prob_cover
 from .cover import typiclust as typiclust
+from .curves import curve_area as curve_area
+from .curves import labels_needed as labels_needed
 from .disagreement import bald as bald
 from .disagreement import mean_entropy as mean_entropy
 from .disagreement import variation_ratio as variation_ratio
