@@ -14,7 +14,7 @@ from lightning_priv.accountants import AmplificationPlan, PlanSettings
 from lightning_priv.acquisition import Acquisition, Entropy, ScoredAcquisition
 from lightning_priv.acquisition.query import Query
 from lightning_priv.data.sampling import mix
-from lightning_priv.errors import ConfigurationError
+from lightning_priv.errors import BudgetExceededError, ConfigurationError
 from lightning_priv.functional.acquisition import selection_quality
 
 from ._once import OnceCallback
@@ -29,7 +29,7 @@ from .private_active_checks import (
     selection_kind,
 )
 from .private_active_files import RunFiles
-from .private_active_phases import rates_of_phase, retrace
+from .private_active_phases import affordable_rates, rates_of_phase
 
 __all__ = ["PrivateActiveLearning"]
 
@@ -74,6 +74,7 @@ class PrivateActiveLearning(OnceCallback):
         multi_label: several labels a record: sigmoids in the place of a softmax.
         dirpath: folder of plan, report and figures; default: ``private_active`` in the trainer's
             default_root_dir.
+        figures: draw figures at the end, which takes some seconds.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class PrivateActiveLearning(OnceCallback):
         outputs: Outputs = "logits",
         multi_label: bool = False,
         dirpath: str | None = None,
+        figures: bool = True,
     ) -> None:
         self.settings = plan
         self.acquisition = acquisition
@@ -99,13 +101,13 @@ class PrivateActiveLearning(OnceCallback):
         self.outputs = outputs
         self.multi_label = multi_label
         self.dirpath = dirpath
+        self.figures = figures
         self._plan: AmplificationPlan | None = None
         self._kind: SelectionKind = "private"
         self._weights: dict[str, Tensor] | None = None
         self._files: RunFiles | None = None
         self._curve: list[dict[str, float]] = []
         self._counts: Tensor | None = None
-        self._pool_seed = 0
         self._rests = False
 
     @property
@@ -142,11 +144,12 @@ class PrivateActiveLearning(OnceCallback):
         check_plan(plan, self._kind, strategy)
         check_pool(pool, plan, self._kind)
         check_trainer(trainer, plan)
-        self._pool_seed = pool.state.seed
-        self._files = RunFiles(self.folder(trainer), plan, self.acquisition, self._kind)
+        self._files = RunFiles(
+            self.folder(trainer), plan, self.acquisition, self._kind, self.figures
+        )
         if trainer.is_global_zero:
             self._files.write_plan(pool.num_records)
-        strategy.expect_selections(lambda selected: retrace(plan, pool, selected))
+        strategy.expect_selections()
         if self._kind == "not private":
             name = type(self.acquisition).__name__
             strategy.note_uncovered(
@@ -160,13 +163,22 @@ class PrivateActiveLearning(OnceCallback):
             self._weights = {k: v.cpu().clone() for k, v in pl_module.state_dict().items()}
 
     def _begin_phase(self, strategy: Any, pool: Any, phase: int) -> None:
-        plan = self.plan
+        plan, rounds = self.plan, pool.round_of.numpy()
+        rates = rates_of_phase(plan, rounds, phase)
+        expected = plan.expected_batch[phase]
+        if strategy.account.abandoned or any(s.lost for s in strategy.selections):
+            rates = affordable_rates(plan, strategy, rounds, phase)
+            expected = float(rates.sum())
+            if expected == 0:
+                raise BudgetExceededError(
+                    f"crashes have spent what phase {phase} was to spend; nothing is left to train "
+                    "with. Keep checkpoints more often (ModelCheckpoint, every_n_train_steps)"
+                )
         denominator = {
-            "planned": plan.expected_batch[phase],
+            "planned": expected,
             "nominal": float(plan.batch_size),
             "initial": plan.expected_batch[0],
         }[self.denominator]
-        rates = rates_of_phase(plan, pool.round_of.numpy(), phase)
         strategy.set_phase(plan.steps[phase], rates, denominator, plan.noise_multipliers[phase])
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,7 +186,6 @@ class PrivateActiveLearning(OnceCallback):
         plan = None if self._plan is None else self._plan.to_json()
         return {
             "plan": plan,
-            "pool_seed": self._pool_seed,
             "curve": self._curve,
             "weights": self._weights,
             "counts": self._counts,
@@ -184,19 +195,13 @@ class PrivateActiveLearning(OnceCallback):
         """Go on with the run of a checkpoint.
 
         Raises:
-            ConfigurationError: if it was made by another plan, or on another draw.
+            ConfigurationError: if it was made by another plan.
         """
         before = state_dict["plan"]
         if before is not None and before != self.plan.to_json():
             raise ConfigurationError(
                 "the checkpoint was made by another plan; a budget that is half spent cannot be "
                 "planned anew. Put the old numbers back, or begin in another folder"
-            )
-        if state_dict["pool_seed"] != self._pool_seed:
-            raise ConfigurationError(
-                f"the first records were drawn with seed {state_dict['pool_seed']}, now it is "
-                f"{self._pool_seed}; put the old seed back, or lost selections would be charged to "
-                "the wrong records"
             )
         self._curve = list(state_dict["curve"])
         self._weights, self._counts = state_dict["weights"], state_dict["counts"]
@@ -241,6 +246,8 @@ class PrivateActiveLearning(OnceCallback):
         self._note(trainer, strategy)
         self._save(trainer)  # should the labels have to be awaited
         if strategy.phases_begun < len(self.plan.steps):
+            if strategy.account.left == 0:  # lost steps have cut this phase short, not the next
+                trainer.should_stop = False
             self._advance(trainer, pl_module, strategy)
 
     def _advance(self, trainer: Trainer, pl_module: LightningModule, strategy: Any) -> None:

@@ -48,13 +48,20 @@ class RunFiles:
         plan: of the run.
         acquisition: of the run.
         kind: how records are chosen.
+        figures: draw figures, too.
     """
 
     def __init__(
-        self, folder: Path, plan: AmplificationPlan, acquisition: Acquisition, kind: SelectionKind
+        self,
+        folder: Path,
+        plan: AmplificationPlan,
+        acquisition: Acquisition,
+        kind: SelectionKind,
+        figures: bool = True,
     ) -> None:
         self.folder, self.plan = folder, plan
         self.acquisition, self.kind = acquisition, kind
+        self.figures = figures
 
     def write_plan(self, pool: int) -> None:
         """``plan.json`` and ``plan.md``, before anything is spent."""
@@ -89,7 +96,8 @@ class RunFiles:
         if curve:
             rows = [[point.get(key) for key in columns] for point in curve]
             (self.folder / "curve.csv").write_text(Table(columns, rows).render("csv") + "\n")
-        self._figures(trainer, cohorts, curve)
+        if self.figures:
+            self._figures(trainer, cohorts, curve)
 
     def write_pictures(self, trainer: Trainer, pool: Any, ids: Sequence[int], number: int) -> None:
         """Pictures of chosen records: private data. Records that are no pictures are left out."""
@@ -120,7 +128,7 @@ class RunFiles:
             "cohorts": [dict(zip(table.columns, row, strict=True)) for row in table.rows],
             "selections": [
                 {"round": s.number, "epsilon": s.epsilon, "lost": s.lost}
-                for s in strategy.account.known.selections
+                for s in strategy.selections
             ],
             "curve": list(curve),
             "not_covered": [

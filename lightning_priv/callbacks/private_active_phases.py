@@ -1,17 +1,17 @@
 """Which rates the records of a pool have in each phase of a plan."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_priv.accountants import AmplificationPlan
+from lightning_priv.accountants import AmplificationPlan, calibrate_sample_rate, epsilon
+from lightning_priv.accountants.history import AccountantName
+from lightning_priv.errors import BudgetExceededError
 
-__all__ = ["rates_of_phase", "retrace"]
+__all__ = ["affordable_rates", "rates_of_phase"]
 
 Rates = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 
 def rates_of_phase(plan: AmplificationPlan, rounds: npt.NDArray[Any], phase: int) -> Rates:
@@ -28,30 +28,36 @@ def rates_of_phase(plan: AmplificationPlan, rounds: npt.NDArray[Any], phase: int
     return rates
 
 
-def retrace(
-    plan: AmplificationPlan, pool: Any, selected: Mapping[int, Sequence[int]]
-) -> tuple[list[Rates], dict[int, Mask]]:
-    """What the selections of a run made of it; phase by phase as far as they are known.
+def affordable_rates(
+    plan: AmplificationPlan, strategy: Any, rounds: npt.NDArray[Any], phase: int
+) -> Rates:
+    """The rates of a phase for a run that has lost steps: no cohort passes what was planned for it.
+
+    What was lost is known from the ledger, not from the records, so that later rates may depend on
+    it. Phases are made as planned while that can be paid for, so that the same records are chosen
+    as without the loss; then a cohort's rate is what is left for it, and 0 once it has spent all.
 
     Args:
         plan: of the run.
-        pool: knows the records that were labelled first.
-        selected: the records chosen in each round.
-
-    Returns:
-        Rates of the phases, and for each round the records that were scored: those without a label
-        that had not been taken out of the pool.
+        strategy: keeps the account.
+        rounds: round in which each record was labelled, -1 for none.
+        phase: number of the phase that begins.
     """
-    known = pool.round_of.numpy()
-    asked = known > 0
-    asked[pool.pool_indices.numpy()] = True
-    rounds = np.where(known == 0, 0, -1)
-    rates = [rates_of_phase(plan, rounds, 0)]
-    scored = {}
-    for number in range(1, len(plan.queries) + 1):
-        scored[number] = (rounds < 0) & asked
-        if number not in selected:
-            break
-        rounds[list(selected[number])] = number
-        rates.append(rates_of_phase(plan, rounds, number))
-    return rates, scored
+    rates = rates_of_phase(plan, rounds, phase)
+    accountant: AccountantName = "pld" if plan.accountant == "pld" else "rdp"
+    sigma, steps = plan.noise_multipliers[phase], plan.steps[phase]
+    for cohort in range(phase + 1):
+        records = np.flatnonzero(rounds == cohort)
+        made = [e for e in strategy.history_of(int(records[0])) if e[1] > 0 and e[2] > 0]
+        lost_scores = (strategy.times_scored(int(records[0])) - cohort) * plan.epsilon_round
+        allowed = epsilon(plan.history(cohort), plan.delta, accountant) - max(0.0, lost_scores)
+        rate = 0.0
+        if allowed > 0:
+            try:
+                rate = calibrate_sample_rate(
+                    allowed, plan.delta, sigma, steps, accountant, history=made
+                )
+            except BudgetExceededError:  # spent already
+                rate = 0.0
+        rates[records] = np.minimum(rates[records], rate)
+    return rates

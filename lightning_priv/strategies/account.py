@@ -313,7 +313,8 @@ class Account:
             if self.ledger is not None:
                 if self._written_phase != number:
                     sigma, rate, digest = phase.cost
-                    self.ledger.phase(number, sigma, rate, digest)
+                    own = phase.rates if phase.rates.ndim else None
+                    self.ledger.phase(number, sigma, rate, digest, own)
                     self._written_phase = number
                 self.ledger.step(number)
             phase.done += 1

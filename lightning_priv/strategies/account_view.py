@@ -7,7 +7,7 @@ from typing import ClassVar
 from lightning_priv.accountants import AccountantName
 from lightning_priv.strategies.phases import Cohort
 from lightning_priv.strategies.scheduled_account import ScheduledAccount
-from lightning_priv.strategies.selections import times_scored
+from lightning_priv.strategies.selections import Selection, times_scored
 from lightning_priv.strategies.settings import PrivacySettings
 
 __all__ = ["AccountView"]
@@ -85,6 +85,11 @@ class AccountView:
             record: its position in the training set.
         """
         return [] if self.account.spending is None else self.account.spending.history_of(record)
+
+    @property
+    def selections(self) -> list[Selection]:
+        """Private selections of records that were charged."""
+        return [] if self.account.spending is None else list(self.account.spending.selections)
 
     def times_scored(self, record: int) -> int:
         """Number of private selections that have scored a record, lost ones included."""

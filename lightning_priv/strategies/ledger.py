@@ -26,7 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lightning_priv.errors import PrivacyError
+from lightning_priv.strategies.packing import pack, unpack
 
 __all__ = ["Ledger", "Lineage", "read_lineage"]
 
@@ -39,14 +43,17 @@ class Lineage:
         steps: number of steps for each (noise_multiplier, largest rate, digest of the rates).
         runs: run ids in the order of their first line.
         strangers: roots of other runs in the same file.
-        draws: epsilon of each time that noise was drawn, for each round of selection.
+        rates: by their digest, of phases whose records have rates of their own.
+        draws: for each round of selection each time that noise was drawn: epsilon, and the records
+            that were scored, shape (N,).
         selected: the records chosen in each round, in order of choice.
     """
 
     steps: Counter[tuple[float, float, str]] = field(default_factory=Counter)
     runs: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
-    draws: dict[int, list[float]] = field(default_factory=dict)
+    rates: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    draws: dict[int, list[tuple[float, npt.NDArray[Any]]]] = field(default_factory=dict)
     selected: dict[int, list[int]] = field(default_factory=dict)
 
 
@@ -83,8 +90,24 @@ class Ledger:
             }
         )
 
-    def phase(self, number: int, noise_multiplier: float, sample_rate: float, digest: str) -> None:
-        """Say what the steps of phase ``number`` will cost."""
+    def phase(
+        self,
+        number: int,
+        noise_multiplier: float,
+        sample_rate: float,
+        digest: str,
+        rates: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Say what the steps of phase ``number`` will cost.
+
+        Args:
+            number: of the phase.
+            noise_multiplier: sigma.
+            sample_rate: the largest rate.
+            digest: by which the rates are recognised.
+            rates: of each record, if they have rates of their own.
+        """
+        own = {} if rates is None else {"rates_of_records": pack(rates)}
         self._append(
             {
                 "event": "phase",
@@ -93,6 +116,7 @@ class Ledger:
                 "noise_multiplier": noise_multiplier,
                 "sample_rate": sample_rate,
                 "rates": digest,
+                **own,
             }
         )
 
@@ -100,13 +124,15 @@ class Ledger:
         """Charge one step of phase ``number``; on the disk when this returns."""
         self._append({"event": "step", "run": self.run, "phase": number})
 
-    def selection(self, number: int, epsilon: float, scored: int, method: str) -> None:
+    def selection(
+        self, number: int, epsilon: float, scored: npt.NDArray[np.bool_], method: str
+    ) -> None:
         """Charge the selection of round ``number``; on the disk when this returns.
 
         Args:
             number: of the round, from 1.
             epsilon: what every scored record pays; 0 for a choice that looks at none.
-            scored: how many records are scored.
+            scored: which records are, shape (N,).
             method: how records are chosen, in words.
         """
         self._append(
@@ -115,8 +141,9 @@ class Ledger:
                 "run": self.run,
                 "round": number,
                 "epsilon": epsilon,
-                "scored": scored,
                 "method": method,
+                "scored": int(scored.sum()),
+                "records_scored": pack(scored),
             }
         )
 
@@ -179,10 +206,13 @@ def read_lineage(path: Path, root: str) -> Lineage:
             elif line["event"] == "phase":
                 cost = (float(line["noise_multiplier"]), float(line["sample_rate"]), line["rates"])
                 costs[run, line["phase"]] = cost
+                if "rates_of_records" in line:
+                    lineage.rates[line["rates"]] = unpack(line["rates_of_records"])
             elif line["event"] == "step":
                 lineage.steps[costs[run, line["phase"]]] += 1
             elif line["event"] == "selection":
-                lineage.draws.setdefault(int(line["round"]), []).append(float(line["epsilon"]))
+                draw = float(line["epsilon"]), unpack(line["records_scored"])
+                lineage.draws.setdefault(int(line["round"]), []).append(draw)
             elif line["event"] == "selected":
                 lineage.selected[int(line["round"])] = [int(i) for i in line["records"]]
         except (KeyError, TypeError, ValueError) as error:

@@ -106,6 +106,9 @@ class PrivateTraining(SelectingAccount):
         elif loop is not None and self._trainer.training and loop._combined_loader is not None:
             loop._combined_loader = None  # made before ``on_train_start``, with the old rates
             loop.setup_data()
+            # a resumed run would begin the phase with the number of the batch it ended with
+            loop.epoch_loop.restarting = False
+            loop.epoch_loop.reset_restart_stage()
 
     def lower_limit(self, max_epsilon: float) -> None:
         """Lower the epsilon that must not be passed; a higher value changes nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_priv.errors import BudgetExceededError, ConfigurationError, PrivacyError
 from lightning_priv.strategies import checkpoint as ckpt
 from lightning_priv.strategies.ledger import Lineage
-from lightning_priv.strategies.phases import Cost, Rates
+from lightning_priv.strategies.phases import Cost
 from lightning_priv.strategies.resuming import ResumableAccount
 from lightning_priv.strategies.selections import Mask, Selection
 from lightning_priv.strategies.settings import PrivacySettings
 
-__all__ = ["Course", "Retrace", "SelectingAccount"]
+__all__ = ["SelectingAccount"]
 
 _ROUNDING = 1e-9
-
-
-Course = tuple[list[Rates], dict[int, Mask]]
-"""Rates of the phases that a run's selections lead to, and the records scored in each round."""
-Retrace = Callable[[Mapping[int, Sequence[int]]], Course]
 
 
 class SelectingAccount(ResumableAccount):
@@ -38,15 +33,10 @@ class SelectingAccount(ResumableAccount):
     def __init__(self, settings: PrivacySettings, **base: Any) -> None:
         super().__init__(settings, **base)
         self._selected: dict[int, list[int]] = {}
-        self._retrace: Retrace | None = None
+        self._expected = False
 
-    def expect_selections(self, retrace: Retrace) -> None:
+    def expect_selections(self) -> None:
         """Prepare for selections; before ``fit``, in a callback's ``setup``.
-
-        Args:
-            retrace: says what the selections of a run, round -> records, make of it: rates of its
-                phases, and for each round the records that were scored. By this, what a crash has
-                lost is charged record by record; what it does not know, to every record.
 
         Raises:
             ConfigurationError: if a crash could make selections come twice without being charged.
@@ -62,12 +52,12 @@ class SelectingAccount(ResumableAccount):
                 "active learning needs sampling: poisson and no noise_schedule: its plan says how "
                 "often each record joins and with which noise"
             )
-        self._retrace = retrace
+        self._expected = True
 
     def resume(self, block: dict[str, Any]) -> None:
         """Go on with the account of another run, in the phase that it was in."""
         super().resume(block)
-        if self._retrace is not None:
+        if self._expected:
             self._stream.next_phase = None  # asked for in case that training begins anew
 
     @property
@@ -127,7 +117,7 @@ class SelectingAccount(ResumableAccount):
             ledger = self.account.ledger
             if ledger is None:
                 raise PrivacyError("a selection before training began; select during fit")
-            ledger.selection(number, epsilon, int(scored.sum()), method)
+            ledger.selection(number, epsilon, np.asarray(scored), method)
             chosen = [int(record) for record in choose()]
             ledger.selected(number, chosen)
             return chosen
@@ -162,22 +152,21 @@ class SelectingAccount(ResumableAccount):
         if self.settings.count_abandoned and block["ledger"] is not None:
             lineage: Lineage = self._on_rank_zero(lambda: ckpt.lineage_of(block, self._ledger_path))
             self._selected.update(lineage.selected)
-            rates, scored = ([], {}) if self._retrace is None else self._retrace(lineage.selected)
-            self.account.known_rates = rates
-            self._charge_selections(lineage, scored)
+            self.account.known_rates = list(lineage.rates.values())
+            self._charge_selections(lineage)
         super()._charge_abandoned(block, made_here)
 
-    def _charge_selections(self, lineage: Lineage, scored: dict[int, Mask]) -> None:
+    def _charge_selections(self, lineage: Lineage) -> None:
+        """Charge selections that the ledger knows of and the checkpoint does not."""
         selections = self.account.known.selections
-        for number, costs in sorted(lineage.draws.items()):
-            paid = [s for s in selections if s.number == number]
+        for number, draws in sorted(lineage.draws.items()):
+            paid = sum(s.number == number for s in selections)
             kept = number in lineage.selected
-            for place, epsilon in enumerate(costs):
-                if place < len(paid) or epsilon <= 0:
+            for place, (epsilon, scored) in enumerate(draws):
+                if place < paid or epsilon <= 0:
                     continue
-                lost = not (kept and place == len(costs) - 1)
-                who = scored.get(number, np.asarray(True))
-                selections.append(Selection(number, epsilon, who, lost))
+                lost = not (kept and place == len(draws) - 1)
+                selections.append(Selection(number, epsilon, scored.astype(np.bool_), lost))
                 if lost:
                     rank_zero_warn(
                         f"the noise of selection {number} was drawn by a run that broke off before "
