@@ -39,6 +39,7 @@ HELP: dict[str, str] = {
     "validate": "evaluate on the validation set",
     "test": "evaluate on the test set",
     "predict": "predict with a trained model",
+    "active_learn": "label a pool round by round: train, choose the next samples, label them",
     "lsi": "score how informative each training sample is; with --features FILE no model is needed",
     "multiplicity": "train equally valid models; measure where they disagree, and abstain there",
     "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",

@@ -27,11 +27,13 @@ from torch import Tensor
 
 import lightning_priv.strategies  # registers their short names
 from lightning_priv import __version__
+from lightning_priv.acquisition import Acquisition, Entropy, StoppingRule
 from lightning_priv.callbacks.information import LSIProbe
 from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import PrivacyError
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
+from lightning_priv.workflows.active_learning import Reset, RoundTraining
 from lightning_priv.workflows.multiplicity import Built, Recipe, SetCriterion
 
 __all__ = ["PrivacyCLI", "PrivacyTrainer", "build", "last_checkpoint", "strategy_names"]
@@ -123,6 +125,61 @@ class PrivacyTrainer(Trainer):
             for table in sample_information.report(scores, names):
                 sys.stdout.write(f"{table.render()}\n")
         return scores
+
+    def active_learn(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        rounds: int = 10,
+        acquisition: Acquisition = Entropy(),  # noqa: B008  frozen
+        query_size: int | None = None,
+        reset: Reset = "weights",
+        train: RoundTraining = RoundTraining(),  # noqa: B008  frozen
+        pool_subset: int | None = None,
+        stopping: list[StoppingRule] | None = None,
+        test: bool = True,
+        monitor: str | None = None,
+        feature_layer: str = "auto",
+        outputs: Literal["logits", "probs"] = "logits",
+        multi_label: bool = False,
+        log_images: int = 8,
+    ) -> None:
+        """Label a pool round by round: train, choose the next samples, label them.
+
+        A run goes on where it was when the same command is given again. Files are in
+        ``trainer.default_root_dir``/active: ``curve.csv``, ``curve.png``, ``queries.csv``.
+
+        Args:
+            model: the module.
+            datamodule: an ``ActivePool`` around the data.
+            rounds: rounds of choosing, labelling and training after the first training.
+            acquisition: how samples are chosen.
+            query_size: labels of a round; default: that of the pool.
+            reset: what a round starts from: the initial ``weights``; ``none``, the weights of the
+                round before; or ``checkpoint``, its best checkpoint.
+            train: how long each round trains.
+            pool_subset: score so many pool samples at most, drawn at random.
+            stopping: rules that end the run before all rounds are done.
+            test: test after each round.
+            monitor: metric of the learning curve; default: an accuracy of the test.
+            feature_layer: where features come from: ``auto``, the input of the linear layer that
+                the network calls last, or the dotted name of a layer.
+            outputs: what the module's ``forward`` gives.
+            multi_label: several labels a sample.
+            log_images: pictures of each query; 0 for none.
+        """
+        from lightning_priv.workflows import active_learning
+
+        given = {k: v for k, v in locals().items() if k in active_learning.Options.__annotations__}
+        options = active_learning.Options(**{**given, "stopping": stopping or []})
+        result = active_learning.run(self, model, datamodule, options, self._say)
+        if self.is_global_zero:
+            active_learning.show(result)
+
+    def _say(self, text: str) -> None:
+        if self.is_global_zero:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
 
     recipe: Recipe | None = None  # how the command line builds further models and trainers
 
@@ -240,7 +297,7 @@ class PrivacyCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Training subcommands, each with the arguments that the command line supplies itself."""
-        own = {name: {"model", "datamodule"} for name in ("lsi", "multiplicity")}
+        own = {name: {"model", "datamodule"} for name in ("active_learn", "lsi", "multiplicity")}
         return {**LightningCLI.subcommands(), **own}
 
     def before_instantiate_classes(self) -> None:

@@ -21,7 +21,7 @@ from lightning_priv.reports.tables import Cell
 
 from .media import log_media
 
-__all__ = ["log_round", "write_report"]
+__all__ = ["log_round", "metric_of", "write_report"]
 
 Row = Mapping[str, Cell]
 
@@ -78,7 +78,7 @@ def write_report(
     for path, table in zip(files, (curve_table(rows), queries_table(queries)), strict=True):
         path.write_text(table.render("csv") + "\n", encoding="utf-8")
     log_media(trainer, "active/curve_table", curve_table(rows))
-    shown = metric or _metric_of(rows)
+    shown = metric or metric_of(rows)
     points = [(row["labelled"], row[shown]) for row in rows if shown and row.get(shown) is not None]
     if shown and points:
         labels, values = (torch.tensor(column) for column in zip(*points, strict=True))
@@ -93,7 +93,8 @@ def write_report(
     return files
 
 
-def _metric_of(rows: Sequence[Row]) -> str | None:
+def metric_of(rows: Sequence[Row]) -> str | None:
+    """The metric that a learning curve shows: an accuracy or AUROC if there is one, else a loss."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     for wanted in ("test/accuracy", "val/accuracy", "accuracy", "auroc", "test/loss", "val/loss"):
         found = [name for name in names if name.endswith(wanted)]
