@@ -187,10 +187,10 @@ def main() -> None:
         if text_ is not None:
             print(f"\n{text_}", end="")
     print(
-        f"\n\nepsilon {BASE.epsilon:g} at delta {BASE.delta:g} for every record, adaptive selection "
-        f"included; 850 labels of 1,437 records; SGD, lr {arguments.lr:g}, momentum 0.9, batch 128; "
-        f"{len(arguments.seeds)} seeds, mean ± sample deviation; CPU ({platform.machine()}), torch "
-        f"{torch.__version__}, lightning {lightning.__version__}"
+        f"\n\nepsilon {BASE.epsilon:g} at delta {BASE.delta:g} for every record, adaptive "
+        f"selection included; 850 labels of 1,437 records; SGD, lr {arguments.lr:g}, momentum 0.9, "
+        f"batch 128; {len(arguments.seeds)} seeds, mean ± sample deviation; CPU "
+        f"({platform.machine()}), torch {torch.__version__}, lightning {lightning.__version__}"
     )
 
 

@@ -135,6 +135,7 @@ class RunFiles:
                 *strategy.account.uncovered,
                 "validation and test data, which count as public",
                 "labels and pictures of records themselves; they stay with whoever holds them",
+                "transforms fitted on the records before training, such as scaling or TF-IDF",
                 "several records of one person: the unit is one record",
             ],
         }
