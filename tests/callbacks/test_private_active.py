@@ -294,3 +294,21 @@ def test_other_denominators(denominator):
     _, strategy, *_ = learn(plan, learning=learning)
     assert strategy.denominator == (20.0 if denominator == "nominal" else 25.0)
     assert strategy.epsilon() <= PLAN.epsilon * (1 + 1e-9)
+
+
+@pytest.mark.slow
+def test_a_joint_plan_uses_the_whole_budget():
+    plan = replace(PLAN, accountant="pld", composition="joint_pld")
+    made = plan.make()
+    _, strategy, pool, _ = learn(
+        plan, strategy=private(plan, log_epsilon_every_n_steps=0), log_every_n_steps=50
+    )
+    assert strategy.steps == sum(made.steps)
+    assert PLAN.epsilon - 0.01 <= strategy.epsilon() <= PLAN.epsilon
+    assert strategy.noise_multiplier < PLAN.make().noise_multiplier
+    for cohort in range(3):
+        record = int((pool.round_of == cohort).nonzero()[0])
+        assert merged(strategy.history_of(record)) == made.history(cohort)
+        spent = independent_epsilon(made.history(cohort), cohort)
+        assert PLAN.epsilon - 0.02 <= spent <= PLAN.epsilon
+    assert strategy.epsilon(accountant="rdp") > PLAN.epsilon  # looser, as ever

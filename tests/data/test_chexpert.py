@@ -31,7 +31,9 @@ def write(folder, part, patients, rng):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 255, (20, 16), dtype=np.uint8)).save(path)
             values = rng.choice(["", "0.0", "1.0"], len(CheXpert.label_names))
-            rows.append({"Path": str(place), **dict(zip(CheXpert.label_names, values, strict=True))})
+            rows.append(
+                {"Path": str(place), **dict(zip(CheXpert.label_names, values, strict=True))}
+            )
     return rows
 
 
@@ -58,9 +60,7 @@ def test_labels_and_patients(root):
     assert len(data.train_dataset) == 48
     assert len(data.val_dataset) == 12
     parts = (data.train_dataset, data.val_dataset)
-    patients = [
-        {part.x.path(i).parts[-3] for i in range(len(part))} for part in parts
-    ]
+    patients = [{part.x.path(i).parts[-3] for i in range(len(part))} for part in parts]
     assert not patients[0] & patients[1]  # no patient in both
     image, labels = next(iter(data.test_dataloader()))
     assert image.shape == (12, 3, 16, 16)
@@ -72,7 +72,9 @@ def test_labels_and_patients(root):
     assert first["Cardiomegaly"] == pytest.approx(0.2)
     assert (first["Consolidation"], first["Atelectasis"]) == (0.0, 1.0)
     assert whole.val_dataloader() == []
-    assert -1 <= float(whole.train_dataset[0][0].min()) <= float(whole.train_dataset[0][0].max()) <= 1
+    assert (
+        -1 <= float(whole.train_dataset[0][0].min()) <= float(whole.train_dataset[0][0].max()) <= 1
+    )
 
 
 def test_what_is_missing_is_named(root, tmp_path):
