@@ -14,6 +14,7 @@ it would have to repeat every argument of Trainer.
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -151,11 +152,16 @@ class PrivacyTrainer(Trainer):
         outputs: Literal["logits", "probs"] = "logits",
         multi_label: bool = False,
         log_images: int = 8,
+        compare: str | list[Acquisition] | None = None,
+        seeds: int | list[int] = 5,
+        mode: Literal["auto", "stacked", "separate"] = "auto",
+        full_data: bool = True,
     ) -> None:
         """Label a pool round by round: train, choose the next samples, label them.
 
         A run goes on where it was when the same command is given again. Files are in
-        ``trainer.default_root_dir``/active: ``curve.csv``, ``curve.png``, ``queries.csv``.
+        ``trainer.default_root_dir``/active: ``curve.csv``, ``curve.png``, ``queries.csv``; those of
+        a study with ``compare`` in ``trainer.default_root_dir``/compare.
 
         Args:
             model: the module.
@@ -185,6 +191,12 @@ class PrivacyTrainer(Trainer):
             outputs: what the module's ``forward`` gives.
             multi_label: several labels a sample.
             log_images: pictures of each query; 0 for none.
+            compare: compare several acquisitions over seeds: names such as
+                ``random,entropy,bald``, or a list of acquisitions.
+            seeds: of a comparison: how many, from ``seed_everything`` up, or a list.
+            mode: of a comparison: ``stacked`` trains all members of a round at once, ``separate``
+                one run after another, ``auto`` stacks where it can be done.
+            full_data: in a comparison, also train with all labels (stacked only).
         """
         if plan is not None:
             learning = PrivateActiveLearning(
@@ -205,6 +217,20 @@ class PrivacyTrainer(Trainer):
 
         given = {k: v for k, v in locals().items() if k in active_learning.Options.__annotations__}
         options = active_learning.Options(**{**given, "stopping": stopping or []})
+        if compare is not None:
+            first = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+            study = active_learning.run_study(
+                self,
+                active_learning.to_compare(compare),
+                list(range(first, first + seeds)) if isinstance(seeds, int) else seeds,
+                active_learning.RecipeMaker(self.recipe),
+                options,
+                mode,
+                full_data,
+                self._say,
+            )
+            active_learning.show_study(study)
+            return
         result = active_learning.run(self, model, datamodule, options, self._say)
         if self.is_global_zero:
             active_learning.show(result)
@@ -351,7 +377,7 @@ class PrivacyCLI(LightningCLI):
         settings = self._settings(self.config_init)
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(last_checkpoint(self.trainer))
-        if self.subcommand == "multiplicity":
+        if self.subcommand in ("active_learn", "multiplicity"):
             assert isinstance(self.trainer, PrivacyTrainer)
             self.trainer.recipe = self.recipe()
 

@@ -105,6 +105,7 @@ class ActiveLearning(OnceCallback):
         self._epochs = 0  # of this round
         self._best: float | None = None
         self._waited = 0
+        self._due = False
 
     # -- set-up ------------------------------------------------------------------------------------
 
@@ -160,6 +161,9 @@ class ActiveLearning(OnceCallback):
             )
         trainer.strategy.barrier("the pool's file was read")
         pool.save()
+        if self._resumed and self._due:
+            self._forget_round()
+            self._query(trainer, pl_module)
         self._resumed = False
 
     # -- rounds ------------------------------------------------------------------------------------
@@ -176,12 +180,17 @@ class ActiveLearning(OnceCallback):
         row = self._note(trainer, pool)
         self.reason = self._why_stop(trainer, pool, row)
         if self.reason is None and _is_last_epoch(trainer):
-            return  # nobody would train on the labels; a longer fit goes on from here
+            self._due = True  # nobody would train on the labels; a longer fit asks as it begins
+            return
         self._forget_round()
         if self.reason is not None:
             if self.stop_training:
                 trainer.should_stop = True
             return
+        self._query(trainer, pl_module)
+
+    def _query(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pool = _pool_of(trainer)
         round = pool.rounds + 1
         query = pool.pending or pool.recorded(round)
         if query is None:
@@ -274,6 +283,7 @@ class ActiveLearning(OnceCallback):
             "epochs": self._epochs,
             "best": self._best,
             "waited": self._waited,
+            "due": self._due,
             "rows": self.rows,
             "reason": self.reason,
             "folder": self._folder,
@@ -283,6 +293,7 @@ class ActiveLearning(OnceCallback):
         """Go on in the same round."""
         self._epochs, self._best = state_dict["epochs"], state_dict["best"]
         self._waited, self.reason = state_dict["waited"], state_dict["reason"]
+        self._due = state_dict["due"]
         self.rows, self._folder = list(state_dict["rows"]), state_dict["folder"]
         self._resumed = True
 

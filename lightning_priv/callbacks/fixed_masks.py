@@ -1,7 +1,5 @@
 """Monte-Carlo dropout whose draws are networks: one mask for all samples."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +8,7 @@ from torch import Tensor, nn
 from lightning_priv.data.sampling import mix
 from lightning_priv.errors import ConfigurationError, UnsupportedModuleError
 
-__all__ = ["dropout_layers", "fixed_masks"]
+__all__ = ["FixedMasks", "dropout_layers"]
 
 _CHANNELWISE = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _REFUSED = (nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -35,14 +33,15 @@ def dropout_layers(module: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in found.items() if isinstance(layer, kinds)}
 
 
-@contextmanager
-def fixed_masks(module: nn.Module, seed: int) -> Iterator[None]:
-    """Let every dropout layer of a module in evaluation mode drop the same units of all samples.
+class FixedMasks:
+    """Lets every dropout layer of a module in evaluation mode drop the same units of all samples.
 
     A draw so is one network, as BALD and BatchBALD take it: samples are compared under the same
     weights, and neither batch size nor number of processes changes a prediction. The masks follow
     from the seed, the layer, and how often it was called in this forward; torch's generators are
     not used. Dropout inside functions and inside recurrent or attention layers stays off.
+
+    Use it as a context around each forward; masks of equal shape are kept from one to the next.
 
     Args:
         module: the module.
@@ -51,22 +50,31 @@ def fixed_masks(module: nn.Module, seed: int) -> Iterator[None]:
     Raises:
         ConfigurationError: if nothing would be dropped.
     """
-    layers = dropout_layers(module)
-    if not layers:
-        raise ConfigurationError(
-            f"{type(module).__name__} has no dropout layer with p > 0 and is no ensemble, so that "
-            "all draws would be equal and every score 0; give its network dropout, train "
-            "StackedMembers, or use an acquisition of one prediction such as Entropy"
-        )
-    calls: dict[str, int] = {}
-    masks: dict[tuple[str, int, torch.Size], Tensor] = {}
-    handles = [module.register_forward_pre_hook(lambda *_: calls.clear())]
-    for number, (name, layer) in enumerate(layers.items()):
-        handles.append(layer.register_forward_hook(_Mask(name, mix(seed, number), calls, masks)))
-    try:
-        yield
-    finally:
-        for handle in handles:
+
+    def __init__(self, module: nn.Module, seed: int) -> None:
+        self.module = module
+        self.layers = dropout_layers(module)
+        if not self.layers:
+            raise ConfigurationError(
+                f"{type(module).__name__} has no dropout layer with p > 0 and is no ensemble, so "
+                "that all draws would be equal and every score 0; give its network dropout, train "
+                "StackedMembers, or use an acquisition of one prediction such as Entropy"
+            )
+        self._calls: dict[str, int] = {}
+        masks: dict[tuple[str, int, torch.Size], Tensor] = {}
+        self._hooks = [
+            (layer, _Mask(name, mix(seed, number), self._calls, masks))
+            for number, (name, layer) in enumerate(self.layers.items())
+        ]
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> "FixedMasks":
+        self._calls.clear()
+        self._handles = [layer.register_forward_hook(hook) for layer, hook in self._hooks]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
             handle.remove()
 
 

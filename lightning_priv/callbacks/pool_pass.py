@@ -1,6 +1,6 @@
 """What a model says about a pool, from all processes, without a trace in the training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from lightning_priv.protocols import LabelPool
 
 from ._extraction import _transferred
 from ._layer_features import LayerFeatures, _forward, undisturbed
-from .fixed_masks import fixed_masks
+from .fixed_masks import FixedMasks
 
 __all__ = ["Outputs", "pool_view"]
 
@@ -40,7 +40,7 @@ def pool_view(
 
     The module predicts in evaluation mode by ``forward`` (or ``acquisition_forward``, if it has
     one), without gradients and autocast. Monte-Carlo draws are members of an ensemble (outputs of
-    shape (M, B, C), as those of ``StackedMembers``), else dropout by ``fixed_masks``. Modes,
+    shape (M, B, C), as those of ``StackedMembers``), else dropout by ``FixedMasks``. Modes,
     buffers and random generators are afterwards as they were.
 
     Args:
@@ -69,17 +69,16 @@ def pool_view(
     reader = _Reader(trainer, pl_module, pool, feature_layer, outputs, multi_label)
     found: dict[str, Tensor] = {}
     with undisturbed(trainer, pl_module), _on_device(trainer, pl_module):
-        if needs & {"probs", "embeddings"} or (needs & {"mc"} and reader.is_ensemble):
-            found = reader.read(ids, "embeddings" in needs)
-        if "mc" in needs and not reader.is_ensemble:
-            draws = []
-            for draw in range(acquisition.draws):
-                with fixed_masks(pl_module, mix(seed, draw)):
-                    draws.append(reader.read(ids, False)["probs"])
-            found["mc"] = torch.stack(draws)
+        members = "mc" in needs and reader.is_ensemble
+        found = reader.read(
+            ids,
+            features="embeddings" in needs,
+            predict="probs" in needs or members,
+            draws=_masks(acquisition, seed) if "mc" in needs and not members else (),
+        )
         if "labelled_embeddings" in needs and len(pool.labelled_indices):
-            rows = reader.read(pool.labelled_indices, True, predict=False)
-            found["labelled_embeddings"] = rows["embeddings"]
+            known = reader.read(pool.labelled_indices, features=True)
+            found["labelled_embeddings"] = known["embeddings"]
     return PoolView(
         len(ids),
         found.get("probs"),
@@ -88,6 +87,11 @@ def pool_view(
         found.get("labelled_embeddings"),
         multi_label=multi_label,
     )
+
+
+def _masks(acquisition: Acquisition, seed: int) -> list[int]:
+    """Seeds of the dropout masks of each draw."""
+    return [mix(seed, draw) for draw in range(acquisition.draws)]
 
 
 @contextmanager
@@ -126,24 +130,33 @@ class _Reader:
         """Whether the module predicts by several members."""
         return self.members > 1
 
-    def read(self, ids: Tensor, features: bool, predict: bool = True) -> dict[str, Tensor]:
+    def read(
+        self,
+        ids: Tensor,
+        features: bool = False,
+        predict: bool = False,
+        draws: Sequence[int] = (),
+    ) -> dict[str, Tensor]:
         """Outputs of samples, in the order of ``ids``, from all processes.
 
         Args:
             ids: global indices.
             features: read features.
             predict: read predictions.
+            draws: seeds of dropout masks to predict under.
         """
+        masks = [FixedMasks(self.pl_module, draw) for draw in draws]
+        what = (features, predict, masks)
         loader = self.pool.pool_dataloader(ids)
         own = ids[torch.tensor(loader.sampler.positions, dtype=torch.long)]
-        parts: list[dict[str, Tensor]] = [self._batch(b, features, predict) for b in loader]
-        if not parts and not len(ids):
+        parts: list[dict[str, Tensor]] = [self._batch(b, *what) for b in loader]
+        if not len(ids):
             return dict.fromkeys(("probs", "embeddings"), torch.empty(0, 0))
         shards = Shards.of_process_group()
         if not parts:  # fewer blocks than processes: the shapes of one sample
             spare = self.pool.pool_dataloader(ids[:1])
             spare.sampler.positions = [0]
-            (sample,) = (self._batch(b, features, predict) for b in spare)
+            (sample,) = (self._batch(b, *what) for b in spare)
             parts = [{name: value[:0] for name, value in sample.items()}]
         joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         rows = len(next(iter(joined.values())))
@@ -163,10 +176,12 @@ class _Reader:
             _refuse_broken(name, value, ids)
         if "mc" in joined:
             joined["mc"] = joined["mc"].transpose(0, 1)
-            joined["probs"] = joined["mc"].mean(0)
+            joined.setdefault("probs", joined["mc"].mean(0))
         return joined
 
-    def _batch(self, batch: Any, features: bool, predict: bool) -> dict[str, Tensor]:
+    def _batch(
+        self, batch: Any, features: bool, predict: bool, masks: Sequence[FixedMasks]
+    ) -> dict[str, Tensor]:
         """Rows of one batch, samples first."""
         datamodule = self.pool if isinstance(self.pool, LightningDataModule) else None
         whole = self.trainer.precision_plugin.convert_input(batch)
@@ -186,6 +201,12 @@ class _Reader:
         if predict:
             output = seen[-1] if seen else self._predict(inputs)
             found |= self._probabilities(output)
+        if masks:
+            drawn = []
+            for mask in masks:
+                with mask:
+                    drawn.append(self._probabilities(self._predict(inputs))["probs"])
+            found["mc"] = torch.stack(drawn, 1)
         return found
 
     def _predict(self, inputs: Any) -> Any:

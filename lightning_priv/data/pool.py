@@ -1,5 +1,6 @@
 """A data module of which only some training samples are labelled yet."""
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -384,6 +385,20 @@ class ActivePool(LightningDataModule):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return torch.distributed.get_world_size(), torch.distributed.get_rank()
         return 1, 0
+
+    def twin(self, seed: int) -> "ActivePool":
+        """A pool over the same data with books of its own, as after ``setup`` with another seed.
+
+        Args:
+            seed: its seed.
+        """
+        other = copy.copy(self)
+        other.seed = seed
+        state = PoolState(self.state.size, self.state.fingerprint, seed)
+        first = first_labels(self._whole, self.initial, self.stratified, state)
+        state.label(first, round=0)
+        other._state, other._journal, other._loaded = state, PoolJournal(), None
+        return other
 
     # -- checkpoints and the file ------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     DistributedSampler,
+    IterableDataset,
     RandomSampler,
     SequentialSampler,
 )
@@ -56,6 +57,11 @@ def template_of(base: LightningDataModule) -> "DataLoader[Any]":
         raise ConfigurationError(
             f"train_dataloader() of {name} gives a {type(loader).__name__} without a batch_size; "
             "a pool needs one DataLoader with batch_size and shuffle"
+        )
+    if isinstance(loader.dataset, IterableDataset):
+        raise ConfigurationError(
+            f"{name} trains on a stream, {type(loader.dataset).__name__}; a pool needs a map-style "
+            "data set, whose samples have positions"
         )
     if not isinstance(loader.sampler, (RandomSampler, SequentialSampler, DistributedSampler)):
         raise ConfigurationError(

@@ -1,6 +1,14 @@
+from .compare import to_compare as to_compare
+from .make import RecipeMaker as RecipeMaker
 from .options import Options as Options
 from .options import Reset as Reset
 from .options import RoundTraining as RoundTraining
 from .run import ActiveLearningResult as ActiveLearningResult
 from .run import run as run
 from .show import show as show
+from .show import show_study as show_study
+from .study import Made as Made
+from .study import Maker as Maker
+from .study import Mode as Mode
+from .study import StudyResult as StudyResult
+from .study import run_study as run_study
