@@ -28,13 +28,16 @@ from torch import Tensor
 
 import lightning_priv.strategies  # registers their short names
 from lightning_priv import __version__
+from lightning_priv.accountants import PlanSettings
 from lightning_priv.acquisition import Acquisition, Entropy, StoppingRule
 from lightning_priv.callbacks.information import LSIProbe
+from lightning_priv.callbacks.private_active import PrivateActiveLearning
 from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import PrivacyError
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
 from lightning_priv.suggestions import SuggestingMixin
+from lightning_priv.workflows import private_active_learning
 from lightning_priv.workflows.active_learning import Reset, RoundTraining
 from lightning_priv.workflows.multiplicity import Built, Recipe, SetCriterion
 
@@ -141,6 +144,11 @@ class PrivacyTrainer(Trainer):
         datamodule: LightningDataModule,
         rounds: int = 10,
         acquisition: Acquisition = Entropy(),  # noqa: B008  frozen
+        plan: PlanSettings | None = None,
+        allow_nonprivate_selection: bool = False,
+        denominator: Literal["planned", "nominal", "initial"] = "planned",
+        reinit: Literal["none", "weights", "optimizer", "both"] = "none",
+        log_queries: bool = False,
         query_size: int | None = None,
         reset: Reset = "weights",
         train: RoundTraining = RoundTraining(),  # noqa: B008  frozen
@@ -168,6 +176,16 @@ class PrivacyTrainer(Trainer):
             datamodule: an ``ActivePool`` around the data.
             rounds: rounds of choosing, labelling and training after the first training.
             acquisition: how samples are chosen.
+            plan: learn under differential privacy by this plan, in one training whose phases and
+                selections are all charged; needs a private strategy. Of the other arguments, only
+                the next four, ``outputs``, ``multi_label`` and ``test`` then count. Files are in
+                ``trainer.default_root_dir``/private_active.
+            allow_nonprivate_selection: with ``plan``: choose by scores without noise; every report
+                says that epsilon does not cover that.
+            denominator: with ``plan``: what sums of gradients are divided by: the planned expected
+                batch of each phase, the nominal one, or that of the initial phase.
+            reinit: with ``plan``: start phases with the first weights, a fresh optimizer, or both.
+            log_queries: with ``plan``: write pictures of chosen records, which are private data.
             query_size: labels of a round; default: that of the pool.
             reset: what a round starts from: the initial ``weights``; ``none``, the weights of the
                 round before; or ``checkpoint``, its best checkpoint.
@@ -188,6 +206,21 @@ class PrivacyTrainer(Trainer):
                 one run after another, ``auto`` stacks where it can be done.
             full_data: in a comparison, also train with all labels (stacked only).
         """
+        if plan is not None:
+            learning = PrivateActiveLearning(
+                plan,
+                acquisition,
+                allow_nonprivate_selection,
+                denominator,
+                reinit,
+                log_queries=log_queries,
+                outputs=outputs,
+                multi_label=multi_label,
+            )
+            self._say(private_active_learning.announce(datamodule, learning))
+            found = private_active_learning.run(self, model, datamodule, learning, test=test)
+            self._say(private_active_learning.show(found).render())
+            return
         from lightning_priv.workflows import active_learning
 
         given = {k: v for k, v in locals().items() if k in active_learning.Options.__annotations__}

@@ -54,11 +54,11 @@ HEAVY = {  # package -> where it may be imported
     "wandb": ("data/", "models/", "callbacks/", "strategies/", "workflows/"),
     "wandb_workspaces": ("reports/",),
 }
-OPTIONAL = {  # optional package -> the one file it belongs to
-    "datasets": "data/text.py",
-    "pyarrow": "reports/information/files.py",
-    "safetensors": "data/feature_files.py",
-    "transformers": "data/text.py",
+OPTIONAL = {  # optional package -> the files it belongs to
+    "datasets": ("data/text.py",),
+    "pyarrow": ("reports/information/files.py",),
+    "safetensors": ("data/feature_files.py",),
+    "transformers": ("data/text.py", "data/token_ids.py", "nn/text_transformer.py"),
 }
 IN_FUNCTIONS_ONLY = {
     *OPTIONAL,
@@ -139,7 +139,7 @@ def _outside(found: Import, room: str) -> str | None:
     if package == "lightning_priv" or package in sys.stdlib_module_names:
         return None
     if package in OPTIONAL:
-        places: tuple[str, ...] = (OPTIONAL[package],)
+        places: tuple[str, ...] = OPTIONAL[package]
     elif package in HEAVY:
         longest = next((k for k in HEAVY if "." in k and found.module.startswith(k)), package)
         places = HEAVY[longest]

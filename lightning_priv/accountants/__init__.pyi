@@ -23,5 +23,6 @@ from .history import AccountantName as AccountantName
 from .history import History as History
 from .history import Neighbouring as Neighbouring
 from .plan import AmplificationPlan as AmplificationPlan
+from .plan_settings import PlanSettings as PlanSettings
 from .rdp import ORDERS as ORDERS
 from .rdp import rdp_curve as rdp_curve

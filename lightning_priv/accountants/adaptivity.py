@@ -7,6 +7,7 @@ no bound by itself; two bounds are given here, one for RDP and one for privacy l
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from lightning_priv.accountants.pld import (
 )
 from lightning_priv.accountants.rdp import ORDERS, rdp_of_history, rdp_to_epsilon
 
-__all__ = ["joint_pld_epsilon", "pld_envelope", "rdp_envelope"]
+__all__ = ["adaptive_epsilon", "joint_pld_epsilon", "pld_envelope", "rdp_envelope"]
 
 _GRID = 1e-4
 _ROUNDING = 1e-14  # of the convolutions, absolute
@@ -58,6 +59,27 @@ def rdp_envelope(histories: Sequence[Sequence[Entry]], epsilon_round: float, del
     ]
     curves.append((len(histories) - 1) * laplace_rdp(epsilon_round))  # never labelled
     return rdp_to_epsilon(np.max(curves, axis=0), delta)
+
+
+def adaptive_epsilon(
+    histories: Sequence[Sequence[Entry]],
+    epsilon_round: float,
+    delta: float,
+    accountant: Literal["rdp", "pld"],
+) -> float:
+    """Upper bound of epsilon of a run whose selections decide who trains when.
+
+    Args:
+        histories: training of the records that were scored 0, 1, 2, ... times before; empty where
+            nobody trained.
+        epsilon_round: what one selection spends on every record that it scores.
+        delta: of the run.
+        accountant: ``rdp``, or the tighter ``pld`` (some seconds).
+    """
+    bound = rdp_envelope(histories, epsilon_round, delta)
+    if accountant == "rdp" or not math.isfinite(bound):
+        return bound
+    return min(bound, pld_envelope(histories, epsilon_round, delta, bound))
 
 
 def joint_pld_epsilon(

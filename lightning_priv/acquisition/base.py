@@ -89,7 +89,11 @@ class ScoredAcquisition(Acquisition):
         self, view: PoolView, k: int, epsilon: float, generator: torch.Generator | None = None
     ) -> Tensor:
         """The k highest of the scores with Laplace noise of scale sensitivity / epsilon."""
+        upper = self.range_of(view)
+        return top_k(private_scores(self.score(view), 0.0, upper, epsilon, generator), k)
+
+    def range_of(self, view: PoolView) -> float:
+        """The sensitivity for outputs of this kind."""
         outputs = view.get("probs" if "probs" in self.needs else "mc")
         draws = outputs.shape[0] if outputs.ndim == 3 else 1
-        upper = self.sensitivity(outputs.shape[-1], draws, view.multi_label)
-        return top_k(private_scores(self.score(view), 0.0, upper, epsilon, generator), k)
+        return self.sensitivity(outputs.shape[-1], draws, view.multi_label)

@@ -10,6 +10,7 @@ from .latent import LatentPictures as LatentPictures
 from .lorentz import ManifoldMonitor as ManifoldMonitor
 from .media import log_media as log_media
 from .media import run_directory as run_directory
+from .private_active import PrivateActiveLearning as PrivateActiveLearning
 from .pretrained import PretrainedWeights as PretrainedWeights
 from .multiplicity import EnsembleAbstention as EnsembleAbstention
 from .privacy import ClippingMonitor as ClippingMonitor

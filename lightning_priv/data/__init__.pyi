@@ -5,6 +5,7 @@ from .augmentation import Scale as Scale
 from .base import ClassificationDataModule as ClassificationDataModule
 from .base import Samples as Samples
 from .celeba import CelebA as CelebA
+from .chexpert import CheXpert as CheXpert
 from .cifar import CIFAR10 as CIFAR10
 from .cifar import CIFAR100 as CIFAR100
 from .digits import Digits as Digits
@@ -43,5 +44,6 @@ from .text_features import TextEncoder as TextEncoder
 from .text_features import Texts as Texts
 from .text_features import TfidfSVD as TfidfSVD
 from .tiny_imagenet import TinyImageNet as TinyImageNet
+from .token_ids import TokenIds as TokenIds
 from .views import MultiView as MultiView
 from .with_index import WithIndex as WithIndex

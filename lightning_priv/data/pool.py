@@ -291,9 +291,10 @@ class ActivePool(LightningDataModule):
         state = self.state
         if self.serve == "all":
             whole: Dataset[Any] = self._whole
-            return (
-                PoolSubset(whole, torch.arange(state.size), state.labels) if state.labels else whole
-            )
+            if not state.labels and self.oracle == "dataset":
+                return whole
+            # of one class from the start: a private account knows its data set by that
+            return PoolSubset(whole, torch.arange(state.size), state.labels)
         return PoolSubset(self._whole, state.labelled, state.labels)
 
     @property

@@ -53,6 +53,20 @@ class PoolSubset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def with_views(self, views: int) -> "PoolSubset":
+        """The same samples, each as ``views`` random views, if the data set can make them.
+
+        Raises:
+            ValueError: if it cannot.
+        """
+        make = getattr(self.dataset, "with_views", None)
+        if not callable(make):
+            raise ValueError(
+                f"{type(self.dataset).__name__} makes no views; wrap it in "
+                "lightning_priv.data.MultiView inside the data module"
+            )
+        return PoolSubset(make(views), self.indices, self.labels, self._add_index)
+
     @property
     def targets(self) -> Tensor:
         """Labels of the samples, bought ones included, shape (n, ...).

@@ -1,4 +1,5 @@
 from .classifier import Classifier as Classifier
+from .multilabel import MultiLabelClassifier as MultiLabelClassifier
 from .torchvision_model import TorchvisionModel as TorchvisionModel
 from .stacked import MemberEarlyStopping as MemberEarlyStopping
 from .stacked import StackedMembers as StackedMembers

@@ -9,6 +9,8 @@ from .finetune import FineTuned as FineTuned
 from .lora import LoRA as LoRA
 from .lora import LoRAConv2d as LoRAConv2d
 from .lora import LoRALinear as LoRALinear
+from .mish_resnet9 import MishResNet9 as MishResNet9
+from .text_transformer import TextTransformer as TextTransformer
 from .vit import ViT as ViT
 from .wide_resnet import StandardizedConv2d as StandardizedConv2d
 from .wide_resnet import WideResNet as WideResNet

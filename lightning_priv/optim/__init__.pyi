@@ -1,3 +1,4 @@
+from .agc import SGDWithAGC as SGDWithAGC
 from .dp_adam import DPAdamBC as DPAdamBC
 from .groups import parameter_groups as parameter_groups
 from .riemannian import RiemannianAdam as RiemannianAdam

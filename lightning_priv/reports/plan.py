@@ -6,9 +6,10 @@ from typing import Literal
 from lightning_priv.accountants.amplification import plan_step_amplification
 from lightning_priv.accountants.history import AccountantName
 from lightning_priv.accountants.plan import AmplificationPlan, Composition, PlanMode
+from lightning_priv.functional.acquisition.overlap import selection_quality
 from lightning_priv.reports.tables import Cell, Table
 
-__all__ = ["cohort_table", "phase_table", "plan"]
+__all__ = ["cohort_table", "phase_table", "plan", "remarks", "selection_table"]
 
 
 def plan(
@@ -23,6 +24,8 @@ def plan(
     mode: PlanMode = "step_amplification",
     composition: Composition = "basic",
     certify: bool = True,
+    pool: int | None = None,
+    score_shape: tuple[float, float] = (1.0, 1.0),
     format: Literal["table", "json", "csv"] = "table",
     out: Path | None = None,
 ) -> str:
@@ -41,6 +44,10 @@ def plan(
         mode: naive, step_amplification, official (as published; overspends) or noise_reduction.
         composition: basic, or joint_pld (accountant pld), which uses the whole budget.
         certify: prove plans by accountant pld; without, they are only good for a first look.
+        pool: records of the pool before the first are labelled; with it, how much of the best
+            records noisy selections can find is foretold.
+        score_shape: parameters of the Beta distribution of scores (in units of their range) for
+            this; 1 1 is uniform. The histogram of the pool's own scores is private data.
         format: table, json (the whole plan, as a run reads it) or csv (one row a cohort).
         out: file for the plan as json.
 
@@ -67,9 +74,10 @@ def plan(
         return found.to_json()
     if format == "csv":
         return cohort_table(found).render("csv")
-    return "\n".join(
-        [phase_table(found).render(), cohort_table(found).render(), *_remarks(found, epsilon)]
-    )
+    tables = [phase_table(found), cohort_table(found)]
+    if pool is not None:
+        tables.append(selection_table(found, pool, score_shape))
+    return "\n".join([*(table.render() for table in tables), *remarks(found)])
 
 
 def phase_table(plan: AmplificationPlan) -> Table:
@@ -103,7 +111,37 @@ def cohort_table(plan: AmplificationPlan) -> Table:
     return Table([*columns, "epsilon total"], rows)
 
 
-def _remarks(plan: AmplificationPlan, epsilon: float) -> list[str]:
+def selection_table(
+    plan: AmplificationPlan, pool: int, score_shape: tuple[float, float] = (1.0, 1.0)
+) -> Table:
+    """One row a selection: how much of the best records it finds, foretold without any data.
+
+    Args:
+        plan: says how many records are chosen and what that may spend.
+        pool: records before the first are labelled.
+        score_shape: parameters of the Beta distribution of scores.
+
+    Raises:
+        ValueError: if the pool has not enough records.
+    """
+    if pool < sum(plan.sizes):
+        raise ValueError(
+            f"the pool has {pool} records, the plan labels {sum(plan.sizes)}; lower initial or "
+            "queries"
+        )
+    rows: list[list[Cell]] = []
+    for number, count in enumerate(plan.queries, 1):
+        left = pool - sum(plan.sizes[:number])
+        found = selection_quality(left, count, plan.epsilon_round, shape=score_shape)
+        rows.append(
+            [number, left, count, plan.epsilon_round, found.overlap, found.random, found.gain]
+        )
+    columns = ["selection", "pool", "chosen", "epsilon", "of the best", "at random", "gain"]
+    return Table(columns, rows)
+
+
+def remarks(plan: AmplificationPlan) -> list[str]:
+    """What is to be said beside the tables, sentence by sentence."""
     lines = [f"{sum(plan.steps)} steps; delta {plan.delta:g}; accountant {plan.accountant}."]
     if plan.epsilon_envelope is None:
         lines.append(
@@ -114,7 +152,7 @@ def _remarks(plan: AmplificationPlan, epsilon: float) -> list[str]:
             f"Epsilon of the whole run, adaptive selection included: {plan.epsilon_envelope:.6g}."
         )
     if plan.overspent:
-        lines.append(f"WARNING: this plan spends more than epsilon {epsilon:g}.")
+        lines.append(f"WARNING: this plan spends more than epsilon {plan.epsilon:g}.")
     if plan.queries and not plan.epsilon_acquisition:
         lines.append(
             "epsilon_acquisition is 0: only a random selection is covered by this epsilon."

@@ -45,6 +45,8 @@ class Account:
         released: logical steps made by this training, those before a checkpoint included.
         left: logical steps that may still be made; known after ``plan``.
         abandoned: steps that were charged for runs whose results were lost.
+        uncovered: sentences on what was released without being charged.
+        known_rates: of phases that lost runs may have begun.
     """
 
     def __init__(self, settings: PrivacySettings) -> None:
@@ -55,6 +57,8 @@ class Account:
         self.released = 0
         self.left: int | None = None
         self.abandoned = 0
+        self.uncovered: list[str] = []
+        self.known_rates: list[Rates] = []
         self._written_phase: int | None = None
         self._charged_pass: int | None = None
         self._calibrated_for: float | None = None
@@ -107,7 +111,8 @@ class Account:
         if self.spending is None:
             return 0.0
         delta, accountant = delta or self.delta, accountant or self._settings.accountant
-        asked = (self.spending.costs, self.spending.num_records, delta, accountant)
+        selections = len(self.spending.selections)
+        asked = (self.spending.costs, self.spending.num_records, selections, delta, accountant)
         if self._told is None or self._told[0] != asked:
             self._told = asked, self.spending.epsilon(delta, accountant)
         return self._told[1]
@@ -237,9 +242,12 @@ class Account:
             )
         affordable = UNLIMITED
         if self.limit is not None:
-            affordable = spending.affordable(self.limit, self.delta, settings.accountant)
+            most = UNLIMITED if phase.planned is None else phase.planned - phase.done
+            affordable = spending.affordable(self.limit, self.delta, settings.accountant, most=most)
         if phase.planned is not None:
             affordable = min(affordable, phase.planned - phase.done)
+            if phase.explicit:
+                charges = min(charges, phase.planned - phase.done)
         self._warn_of_lost_steps(charges - affordable)
         self.left = affordable
         if pass_length is not None and affordable < UNLIMITED:
@@ -265,8 +273,8 @@ class Account:
     def _warn_of_lost_steps(self, missing: int) -> None:
         if missing > 0 and self.abandoned:
             rank_zero_warn(
-                f"{self.abandoned} steps were made after the checkpoint by runs that were lost; "
-                f"they are spent, and training ends {missing} steps early"
+                f"{self.abandoned} steps are spent by runs that were lost; training ends {missing} "
+                "steps early"
             )
 
     def require_step(self) -> None:
@@ -305,7 +313,8 @@ class Account:
             if self.ledger is not None:
                 if self._written_phase != number:
                     sigma, rate, digest = phase.cost
-                    self.ledger.phase(number, sigma, rate, digest)
+                    own = phase.rates if phase.rates.ndim else None
+                    self.ledger.phase(number, sigma, rate, digest, own)
                     self._written_phase = number
                 self.ledger.step(number)
             phase.done += 1
@@ -333,6 +342,7 @@ class Account:
             "abandoned": self.abandoned,
             "calibrated_for": self._calibrated_for,
             "delta": self.delta,
+            "uncovered": list(self.uncovered),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -341,8 +351,14 @@ class Account:
         self.released = int(state["released"])
         self.abandoned = int(state["abandoned"])
         self._calibrated_for = state["calibrated_for"]
+        self.uncovered = list(state.get("uncovered", []))
         self.left = None
 
     def charge_abandoned(self, costs: Counter[Cost]) -> None:
         """Charge steps of runs whose results were lost."""
-        self.abandoned += self.known.charge_abandoned(costs)
+        if costs:
+            rank_zero_warn(
+                f"{costs.total()} steps were made after the checkpoint by runs that were lost; "
+                "they are spent"
+            )
+        self.abandoned += self.known.charge_abandoned(costs, self.known_rates)

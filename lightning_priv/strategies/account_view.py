@@ -7,6 +7,7 @@ from typing import ClassVar
 from lightning_priv.accountants import AccountantName
 from lightning_priv.strategies.phases import Cohort
 from lightning_priv.strategies.scheduled_account import ScheduledAccount
+from lightning_priv.strategies.selections import Selection, times_scored
 from lightning_priv.strategies.settings import PrivacySettings
 
 __all__ = ["AccountView"]
@@ -76,3 +77,23 @@ class AccountView:
         """What sums of gradients are divided by in the current phase; NaN before fit."""
         phase = self.account.phase
         return float("nan") if phase is None else phase.denominator
+
+    def history_of(self, record: int) -> list[tuple[float, float, int]]:
+        """(noise_multiplier, sample_rate, steps) of one record, phase by phase; rate 0: not used.
+
+        Args:
+            record: its position in the training set.
+        """
+        return [] if self.account.spending is None else self.account.spending.history_of(record)
+
+    @property
+    def selections(self) -> list[Selection]:
+        """Private selections of records that were charged."""
+        return [] if self.account.spending is None else list(self.account.spending.selections)
+
+    def times_scored(self, record: int) -> int:
+        """Number of private selections that have scored a record, lost ones included."""
+        spending = self.account.spending
+        if spending is None:
+            return 0
+        return int(times_scored(spending.selections, spending.num_records)[record])

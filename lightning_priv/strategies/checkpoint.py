@@ -10,14 +10,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_priv.errors import PrivacyError
 from lightning_priv.strategies.account import Account
-from lightning_priv.strategies.ledger import read_lineage
+from lightning_priv.strategies.ledger import Lineage, read_lineage
 from lightning_priv.strategies.noise import NoiseSource
 from lightning_priv.strategies.phases import Cost, Spending
 from lightning_priv.strategies.report import package_versions
 from lightning_priv.strategies.settings import PrivacySettings
 from lightning_priv.strategies.stream import Stream
 
-__all__ = ["KEY", "abandoned_costs", "check_block", "check_dataset", "make_block"]
+__all__ = ["KEY", "abandoned_costs", "check_block", "check_dataset", "lineage_of", "make_block"]
 
 KEY = "lightning_priv"
 _VERSION = 1
@@ -130,14 +130,7 @@ def abandoned_costs(
     """
     if block["ledger"] is None:
         return Counter()
-    if ledger is None or not ledger.exists():
-        raise PrivacyError(
-            f"the checkpoint's run kept a ledger ({block['ledger']}), which "
-            + ("is switched off now" if ledger is None else f"is not at {ledger}")
-            + "; steps made after the checkpoint are not known without it. Set ledger to its path, "
-            "or count_abandoned: false to leave them out"
-        )
-    lineage = read_lineage(ledger, block["root"])
+    lineage = lineage_of(block, ledger)
     known = spending.costs
     missing = known - lineage.steps
     if missing:
@@ -147,3 +140,19 @@ def abandoned_costs(
             "count_abandoned: false to rely on the checkpoint alone"
         )
     return lineage.steps - known
+
+
+def lineage_of(block: dict[str, Any], ledger: Path | None) -> Lineage:
+    """What the ledger says of the run of a checkpoint and of those that went on with it.
+
+    Raises:
+        PrivacyError: if there is no ledger to be read.
+    """
+    if ledger is None or not ledger.exists():
+        raise PrivacyError(
+            f"the checkpoint's run kept a ledger ({block['ledger']}), which "
+            + ("is switched off now" if ledger is None else f"is not at {ledger}")
+            + "; steps made after the checkpoint are not known without it. Set ledger to its path, "
+            "or count_abandoned: false to leave them out"
+        )
+    return read_lineage(ledger, block["root"])

@@ -5,9 +5,13 @@ One JSON object a line:
     {"event": "open", "run": id, "root": id, "parent": id, ...}     a run begins
     {"event": "phase", "run": id, "phase": 0, "noise_multiplier": 1.0, "sample_rate": 0.1, ...}
     {"event": "step", "run": id, "phase": 0}                        one step is about to be made
+    {"event": "selection", "run": id, "round": 1, "epsilon": 0.5, ...}  noise is about to be drawn
+    {"event": "selected", "run": id, "round": 1, "records": [...]}  what was chosen
 
 A run that resumes another one has the same ``root``. A line is on the disk before the noised
-gradient of its step exists, so a crash can only leave too much in the file, never too little.
+gradient of its step exists, so a crash can only leave too much in the file, never too little. The
+records chosen stand in the file before anything is trained on them: after a crash the same ones
+are taken, and scores are not released a second time.
 """
 
 from __future__ import annotations
@@ -17,12 +21,16 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from lightning_priv.errors import PrivacyError
+from lightning_priv.strategies.packing import pack, unpack
 
 __all__ = ["Ledger", "Lineage", "read_lineage"]
 
@@ -35,11 +43,18 @@ class Lineage:
         steps: number of steps for each (noise_multiplier, largest rate, digest of the rates).
         runs: run ids in the order of their first line.
         strangers: roots of other runs in the same file.
+        rates: by their digest, of phases whose records have rates of their own.
+        draws: for each round of selection each time that noise was drawn: epsilon, and the records
+            that were scored, shape (N,).
+        selected: the records chosen in each round, in order of choice.
     """
 
     steps: Counter[tuple[float, float, str]] = field(default_factory=Counter)
     runs: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+    rates: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    draws: dict[int, list[tuple[float, npt.NDArray[Any]]]] = field(default_factory=dict)
+    selected: dict[int, list[int]] = field(default_factory=dict)
 
 
 class Ledger:
@@ -75,8 +90,24 @@ class Ledger:
             }
         )
 
-    def phase(self, number: int, noise_multiplier: float, sample_rate: float, digest: str) -> None:
-        """Say what the steps of phase ``number`` will cost."""
+    def phase(
+        self,
+        number: int,
+        noise_multiplier: float,
+        sample_rate: float,
+        digest: str,
+        rates: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Say what the steps of phase ``number`` will cost.
+
+        Args:
+            number: of the phase.
+            noise_multiplier: sigma.
+            sample_rate: the largest rate.
+            digest: by which the rates are recognised.
+            rates: of each record, if they have rates of their own.
+        """
+        own = {} if rates is None else {"rates_of_records": pack(rates)}
         self._append(
             {
                 "event": "phase",
@@ -85,12 +116,42 @@ class Ledger:
                 "noise_multiplier": noise_multiplier,
                 "sample_rate": sample_rate,
                 "rates": digest,
+                **own,
             }
         )
 
     def step(self, number: int) -> None:
         """Charge one step of phase ``number``; on the disk when this returns."""
         self._append({"event": "step", "run": self.run, "phase": number})
+
+    def selection(
+        self, number: int, epsilon: float, scored: npt.NDArray[np.bool_], method: str
+    ) -> None:
+        """Charge the selection of round ``number``; on the disk when this returns.
+
+        Args:
+            number: of the round, from 1.
+            epsilon: what every scored record pays; 0 for a choice that looks at none.
+            scored: which records are, shape (N,).
+            method: how records are chosen, in words.
+        """
+        self._append(
+            {
+                "event": "selection",
+                "run": self.run,
+                "round": number,
+                "epsilon": epsilon,
+                "method": method,
+                "scored": int(scored.sum()),
+                "records_scored": pack(scored),
+            }
+        )
+
+    def selected(self, number: int, records: Sequence[int]) -> None:
+        """Keep what was chosen, so that it is never drawn again."""
+        self._append(
+            {"event": "selected", "run": self.run, "round": number, "records": list(records)}
+        )
 
     def close(self) -> None:
         """Close the file; the next line opens it again."""
@@ -145,8 +206,15 @@ def read_lineage(path: Path, root: str) -> Lineage:
             elif line["event"] == "phase":
                 cost = (float(line["noise_multiplier"]), float(line["sample_rate"]), line["rates"])
                 costs[run, line["phase"]] = cost
+                if "rates_of_records" in line:
+                    lineage.rates[line["rates"]] = unpack(line["rates_of_records"])
             elif line["event"] == "step":
                 lineage.steps[costs[run, line["phase"]]] += 1
+            elif line["event"] == "selection":
+                draw = float(line["epsilon"]), unpack(line["records_scored"])
+                lineage.draws.setdefault(int(line["round"]), []).append(draw)
+            elif line["event"] == "selected":
+                lineage.selected[int(line["round"])] = [int(i) for i in line["records"]]
         except (KeyError, TypeError, ValueError) as error:
             raise PrivacyError(
                 f"line {number} of the ledger {path} does not make sense ({error!r}); what was "

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightning_priv.accountants import AccountantName, remaining_steps
+from lightning_priv.accountants import MAX_STEPS, AccountantName, remaining_steps
 from lightning_priv.accountants import epsilon as epsilon_of
+from lightning_priv.strategies.selections import Selection, adaptive, times_scored
 
 __all__ = ["Cohort", "Entry", "Phase", "Spending", "as_rates", "expected_batch", "merged"]
 
@@ -22,6 +23,7 @@ Cost = tuple[float, float, str]
 Rates = npt.NDArray[np.float64]
 
 _MANY_COHORTS = 64
+_ROUNDING = 1e-9  # of a limit that a plan has used up: the order of a sum may differ
 
 
 class _Known(NamedTuple):
@@ -90,10 +92,12 @@ class Cohort(NamedTuple):
     Attributes:
         records: how many there are.
         history: (noise_multiplier, sample_rate, steps), phase by phase.
+        scored: how many private selections have scored them.
     """
 
     records: int
     history: list[Entry]
+    scored: int = 0
 
 
 @dataclass
@@ -103,10 +107,12 @@ class Spending:
     Attributes:
         num_records: records of the data set.
         phases: in order; the last one is current.
+        selections: noisy scores that were released.
     """
 
     num_records: int
     phases: list[Phase] = field(default_factory=list)
+    selections: list[Selection] = field(default_factory=list)
     _groups: tuple[object, list[tuple[int, int]]] | None = field(
         default=None, init=False, repr=False, compare=False
     )
@@ -125,13 +131,14 @@ class Spending:
                 counts[phase.cost] += phase.done
         return counts
 
-    def charge_abandoned(self, costs: Counter[Cost]) -> int:
+    def charge_abandoned(self, costs: Counter[Cost], others: Sequence[Rates] = ()) -> int:
         """Add steps that runs made whose results were lost; returns how many.
 
-        Rates that a phase of this run has are charged record by record; of others only the largest
-        is known, and every record is charged with it.
+        Rates that a phase of this run has, or that stand in ``others``, are charged record by
+        record; of others only the largest is known, and every record is charged with it.
         """
-        known = {phase.digest: phase.rates for phase in self.phases}
+        known = {Phase(None, rates, 1.0).digest: rates for rates in others}
+        known |= {phase.digest: phase.rates for phase in self.phases}
         for (sigma, rate, digest), steps in sorted(costs.items()):
             rates = known.get(digest, np.asarray(rate))
             lost = Phase(sigma, rates, float("nan"), abandoned=True, done=steps)
@@ -143,11 +150,15 @@ class Spending:
         self.num_records = num_records
         for phase in self.phases:
             phase.rates = np.asarray(phase.sample_rate)
+        everyone = np.asarray(True)
+        self.selections = [replace(selection, scored=everyone) for selection in self.selections]
 
     def cohorts(self) -> list[Cohort]:
         """Groups of records with equal histories, in the order of their rates, largest first."""
+        times = times_scored(self.selections, self.num_records) if self.selections else None
         cohorts = [
-            Cohort(count, self._history_of(record)) for record, count in self._cohort_heads()
+            Cohort(count, self.history_of(record), 0 if times is None else int(times[record]))
+            for record, count in self._cohort_heads()
         ]
         return sorted(cohorts, key=lambda c: [q for _, q, _ in c.history], reverse=True)
 
@@ -170,13 +181,19 @@ class Spending:
     def epsilon(
         self, delta: float, accountant: AccountantName, ahead: Sequence[tuple[float, int]] = ()
     ) -> float:
-        """The largest epsilon of any record.
+        """The largest epsilon of any record, selections and their adaptivity included.
 
         Args:
             delta: of the statement.
             accountant: which one.
             ahead: (noise_multiplier, steps) to be made at the current rates, counted too.
         """
+        if self.selections:
+            paths = [
+                (c.scored, [*c.history, *((s, c.history[-1][1], n) for s, n in ahead)])
+                for c in self.cohorts()
+            ]
+            return adaptive(paths, self.selections, delta, accountant)
         return max(
             (
                 epsilon_of(merged([*h, *((s, h[-1][1], n) for s, n in ahead)]), delta, accountant)
@@ -208,6 +225,7 @@ class Spending:
         delta: float,
         accountant: AccountantName,
         pieces: Sequence[tuple[float, int]] | None = None,
+        most: int = MAX_STEPS,
     ) -> int:
         """Steps at the current rates that keep every record at or below ``limit``.
 
@@ -217,10 +235,14 @@ class Spending:
             accountant: which one decides.
             pieces: (noise_multiplier, steps) to be made; default: as many as fit, with the current
                 phase's noise.
+            most: more than this is not asked for.
         """
         if pieces is None:
-            assert self.current.noise_multiplier is not None, "calibrate the noise first"
-            return self._fitting(limit, delta, accountant, self.current.noise_multiplier, [])
+            sigma = self.current.noise_multiplier
+            assert sigma is not None, "calibrate the noise first"
+            if self.selections:
+                return self._fitting_with_selections(limit, delta, accountant, sigma, most)
+            return self._fitting(limit, delta, accountant, sigma, [])
         total = sum(steps for _, steps in pieces)
         if self.epsilon(delta, accountant, pieces) <= limit:
             return total
@@ -253,24 +275,44 @@ class Spending:
             for history, rate in self.prospects()
         )
 
+    def _fitting_with_selections(
+        self, limit: float, delta: float, accountant: AccountantName, sigma: float, most: int
+    ) -> int:
+        """As ``_fitting``; records cannot be taken one by one, for their paths share one bound."""
+
+        def fits(steps: int) -> bool:
+            spent = self.epsilon(delta, accountant, [(sigma, steps)])
+            return spent <= limit * (1 + _ROUNDING)
+
+        if fits(most):
+            return most
+        below, above = -1, most
+        while above - below > 1:
+            middle = (above + below) // 2
+            below, above = (middle, above) if fits(middle) else (below, middle)
+        return max(0, below)
+
     def state(self) -> dict[str, Any]:
         """Plain types and tensors, for a checkpoint."""
         return {
             "num_records": self.num_records,
             "phases": [phase.state() for phase in self.phases],
+            "selections": [selection.state() for selection in self.selections],
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Spending:
         """What ``state`` was made from."""
         phases = [Phase(**{**p, "rates": p["rates"].numpy()}) for p in state["phases"]]
-        return cls(int(state["num_records"]), phases)
+        selections = [Selection.from_state(s) for s in state.get("selections", [])]
+        return cls(int(state["num_records"]), phases, selections)
 
     def _cohort_heads(self) -> list[tuple[int, int]]:
         """One record of each cohort, and the cohort's size."""
-        key = (self.num_records, [phase.digest for phase in self.phases if phase.rates.ndim])
+        rates = [phase.digest for phase in self.phases if phase.rates.ndim]
+        key = (self.num_records, rates, len(self.selections))
         if self._groups is None or self._groups[0] != key:
-            labels = np.zeros(self.num_records, dtype=np.int64)
+            labels = times_scored(self.selections, self.num_records)
             for phase in self.phases:
                 if phase.rates.ndim:
                     _, inverse = np.unique(phase.rates, return_inverse=True)
@@ -279,7 +321,8 @@ class Spending:
             self._groups = key, list(zip(first.tolist(), counts.tolist(), strict=True))
         return self._groups[1]
 
-    def _history_of(self, record: int) -> list[Entry]:
+    def history_of(self, record: int) -> list[Entry]:
+        """One entry a phase, rate 0 where the record was not used."""
         rates = ((p.rates[record] if p.rates.ndim else p.rates) for p in self.phases)
         return [
             (float("nan") if p.noise_multiplier is None else p.noise_multiplier, float(q), p.done)

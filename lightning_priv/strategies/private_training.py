@@ -28,7 +28,7 @@ from lightning_priv.strategies.noise import make_noise
 from lightning_priv.strategies.phases import Spending
 from lightning_priv.strategies.probe import ask_probe, call_training_step
 from lightning_priv.strategies.report import build_report, send_to_wandb, write_report
-from lightning_priv.strategies.resuming import ResumableAccount
+from lightning_priv.strategies.selecting import SelectingAccount
 from lightning_priv.strategies.settings import PrivacySettings
 from lightning_priv.strategies.step import LogicalStep, make_step
 from lightning_priv.strategies.views import rows_of_views
@@ -36,7 +36,7 @@ from lightning_priv.strategies.views import rows_of_views
 __all__ = ["PrivateTraining"]
 
 
-class PrivateTraining(ResumableAccount):
+class PrivateTraining(SelectingAccount):
     """Mix-in before a Lightning strategy: one batch of the loader is one accounted DP-SGD step.
 
     The loader yields this rank's share of the logical batch, possibly empty. ``training_step``
@@ -77,8 +77,9 @@ class PrivateTraining(ResumableAccount):
     ) -> None:
         """Begin a phase with sampling rates, noise and denominator of its own.
 
-        Call it before ``fit``, or in ``on_train_epoch_end``; the training loader is then made anew
-        for the next epoch, which has ``steps`` steps (or ``steps_per_epoch``, if that was given).
+        Call it before ``fit``, or in a callback's ``on_train_start`` or ``on_train_epoch_end``; the
+        training loader is then made anew for the next epoch, which has ``steps`` steps (or
+        ``steps_per_epoch``, if that was given).
 
         Args:
             steps: logical steps of the phase; not one more can be made.
@@ -99,8 +100,15 @@ class PrivateTraining(ResumableAccount):
         }
         if self.account.spending is not None:  # at once, so that the next checkpoint knows of it
             self._stream.begin_phase(self.account)
+        loop = None if self.lightning_module is None else self._trainer.fit_loop
         if self._step is not None:  # in the middle of a fit: the next epoch asks for a new loader
             self._trainer.fit_loop._combined_loader = None
+        elif loop is not None and self._trainer.training and loop._combined_loader is not None:
+            loop._combined_loader = None  # made before ``on_train_start``, with the old rates
+            loop.setup_data()
+            # a resumed run would begin the phase with the number of the batch it ended with
+            loop.epoch_loop.restarting = False
+            loop.epoch_loop.reset_restart_stage()
 
     def lower_limit(self, max_epsilon: float) -> None:
         """Lower the epsilon that must not be passed; a higher value changes nothing."""
@@ -188,9 +196,7 @@ class PrivateTraining(ResumableAccount):
                 self._noise.restore(self._block["noise"])
         self._step = make_step(s, engine, self._noise, self._clip_norm)
         self._guards = validation.guard_frozen_norms(self._module)
-        if self.is_global_zero:
-            records = self.account.known.num_records
-            self.account.open_ledger(self._ledger_path, self._block, records=records)
+        self.open_ledger()
         self._stop_if_used_up()
 
     def _plan(self) -> None:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from lightning_priv.strategies.account import Account
@@ -43,7 +44,11 @@ def build_report(
     delta = account.delta
     accountants = list(dict.fromkeys([settings.accountant, "pld", "rdp"]))
     cohorts = [
-        {"records": c.records, "history": [list(e) for e in merged(c.history)]}
+        {
+            "records": c.records,
+            "history": [list(e) for e in merged(c.history)],
+            "selections": c.scored,
+        }
         for c in spending.cohorts()[:64]
     ]
     poisson = settings.sampling == "poisson"
@@ -82,6 +87,15 @@ def build_report(
                 "abandoned": p.abandoned,
             }
             for p in spending.phases
+        ],
+        "selections": [
+            {
+                "round": s.number,
+                "epsilon": s.epsilon,
+                "scored": int(np.broadcast_to(s.scored, spending.num_records).sum()),
+                "lost": s.lost,
+            }
+            for s in spending.selections
         ],
         "not_covered": _not_covered(settings, account),
         "packages": package_versions(),
@@ -126,6 +140,7 @@ def _not_covered(settings: PrivacySettings, account: Account) -> list[str]:
         "several records of one person: the unit is one record",
         "floating-point effects of noise and clipping",
     ]
+    said += account.uncovered
     if settings.log_private:
         said.append("the values logged under private/")
     if settings.deterministic:

@@ -86,6 +86,12 @@ class ResumableAccount(AccountView, Strategy):
         )
         self.account.charge_abandoned(costs)
 
+    def open_ledger(self) -> None:
+        """Begin to write the ledger, if it is not begun; rank zero alone does."""
+        if self.is_global_zero:
+            records = self.account.known.num_records
+            self.account.open_ledger(self._ledger_path, self._block, records=records)
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None
     ) -> None:

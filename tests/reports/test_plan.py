@@ -40,3 +40,13 @@ def test_table_says_what_is_not_covered():
     assert "only a random selection" not in text
     rough = run(*TOY, "--accountant=pld", "--certify=false")
     assert "Not certified" in rough
+
+
+def test_pool_foretells_what_selections_find():
+    words = [*TOY, "--epsilon_acquisition=1"]
+    assert "at random" not in run(*words)
+    text = run(*words, "--pool=2000")
+    assert "of the best" in text
+    assert "gain" in text
+    narrow = run(*words, "--pool=2000", "--score_shape=[50,50]")
+    assert narrow != text

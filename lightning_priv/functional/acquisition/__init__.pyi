@@ -13,6 +13,8 @@ from .disagreement import mean_entropy as mean_entropy
 from .disagreement import variation_ratio as variation_ratio
 from .epig import epig as epig
 from .k_center import k_center as k_center
+from .overlap import SelectionQuality as SelectionQuality
+from .overlap import selection_quality as selection_quality
 from .private import private_scores as private_scores
 from .ranking import top_k as top_k
 from .stochastic import gumbel_noise as gumbel_noise
