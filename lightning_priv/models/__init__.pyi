@@ -4,3 +4,4 @@ from .stacked import MemberEarlyStopping as MemberEarlyStopping
 from .stacked import StackedMembers as StackedMembers
 from .ensemble import EnsembleModule as EnsembleModule
 from .ensemble import MeanVote as MeanVote
+from .diffusion import DiffusionPrior as DiffusionPrior

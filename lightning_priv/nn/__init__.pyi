@@ -1,4 +1,6 @@
+from . import denoisers as denoisers
 from . import lorentz as lorentz
+from . import reconstructors as reconstructors
 from .hyperbolic_resnet import HyperbolicResNet as HyperbolicResNet
 from .resnet import ResNet as ResNet
 from .small import MLP as MLP
@@ -13,3 +15,4 @@ from .wide_resnet import StandardizedConv2d as StandardizedConv2d
 from .wide_resnet import WideResNet as WideResNet
 from .laplace_probe import LaplaceProbe as LaplaceProbe
 from .stacked import StackedNet as StackedNet
+from .diffusion import DiffusionNetwork as DiffusionNetwork

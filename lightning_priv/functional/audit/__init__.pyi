@@ -23,3 +23,5 @@ from .readout import read_rows as read_rows
 from .schedule import NoiseSchedule as NoiseSchedule
 from .schedule import Prediction as Prediction
 from .units import PixelRange as PixelRange
+from .overlap import image_hashes as image_hashes
+from .overlap import shared_images as shared_images
