@@ -167,6 +167,11 @@ class Wiener(Reconstructor):
             raise ValueError(f"rank={rank}; give a number of at least 1, or null for all")
         self.rank = rank
 
+    @property
+    def name(self) -> str:
+        """Name in tables and figures."""
+        return "wiener" if self.rank is None else f"wiener-{self.rank}"
+
     def prepare(self, images: Tensor | None, network: PriorNetwork | None) -> None:
         """Take mean and covariance of the images."""
         super().prepare(images, network)
