@@ -16,3 +16,5 @@ from .wide_resnet import WideResNet as WideResNet
 from .laplace_probe import LaplaceProbe as LaplaceProbe
 from .stacked import StackedNet as StackedNet
 from .diffusion import DiffusionNetwork as DiffusionNetwork
+from .leak import ImprintLayer as ImprintLayer
+from .leak import LeakLayer as LeakLayer
