@@ -25,3 +25,12 @@ from .schedule import Prediction as Prediction
 from .units import PixelRange as PixelRange
 from .overlap import image_hashes as image_hashes
 from .overlap import shared_images as shared_images
+from .canary import CanaryBound as CanaryBound
+from .canary import epsilon_lower_bound as epsilon_lower_bound
+from .canary import mu_lower_bound as mu_lower_bound
+from .canary import one_run_epsilon as one_run_epsilon
+from .canary import one_run_p_value as one_run_p_value
+from .noise import NoiseReport as NoiseReport
+from .noise import NoiseTest as NoiseTest
+from .noise import audit_noise as audit_noise
+from .noise import sigma_interval as sigma_interval
