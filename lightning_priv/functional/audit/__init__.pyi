@@ -34,3 +34,9 @@ from .noise import NoiseReport as NoiseReport
 from .noise import NoiseTest as NoiseTest
 from .noise import audit_noise as audit_noise
 from .noise import sigma_interval as sigma_interval
+from .study import AuditStudy as AuditStudy
+from .study import Observed as Observed
+from .study import observe_simulated as observe_simulated
+from .information import denoising_curve as denoising_curve
+from .information import excess_bits as excess_bits
+from .information import revealed_bits as revealed_bits
