@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,7 +71,7 @@ class DiffusionPrior(LightningModule):
         ema_decay: float = 0.999,
         pixel_mean: Sequence[float] = (0.0,),
         pixel_std: Sequence[float] = (1.0,),
-        optimizer: OptimizerCallable = partial(torch.optim.AdamW, lr=2e-3),  # noqa: B008  a recipe
+        optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup_steps: int = 100,
         save_dir: str | None = "auto",
     ) -> None:
