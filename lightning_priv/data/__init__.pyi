@@ -39,3 +39,4 @@ from .text_features import TfidfSVD as TfidfSVD
 from .tiny_imagenet import TinyImageNet as TinyImageNet
 from .views import MultiView as MultiView
 from .with_index import WithIndex as WithIndex
+from .swapped import Swapped as Swapped

@@ -41,10 +41,11 @@ def run_attack(
     """
     y = torch.cat([level.y for level in levels])
     s = torch.cat([level.noise_std for level in levels])
-    own = zlib.crc32(attack.name.encode())
     found = []
     for number, part in enumerate(_parts(len(y), batch_size)):
-        generator = torch.Generator().manual_seed((seed << 32) + own + number)
+        # torch takes 32 bits of a seed
+        own = zlib.crc32(f"{seed} {attack.name} {number}".encode())
+        generator = torch.Generator().manual_seed(own)
         found.append(attack(y[part].to(device), s[part].to(device), generator).cpu())
     return torch.cat(found).unflatten(0, (len(levels), -1))
 

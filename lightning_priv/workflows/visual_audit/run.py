@@ -160,7 +160,12 @@ def run(
         options.delta,
         options.kappa,
         _facts(
-            prior, datamodule, options, records, names, len(images) if images is not None else 0
+            prior,
+            datamodule,
+            options,
+            records,
+            names,
+            images,
         ),
         [note for note in notes if note],
     )
