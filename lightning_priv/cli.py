@@ -47,6 +47,7 @@ HELP: dict[str, str] = {
     "active_learn": "label a pool round by round: train, choose the next samples, label them",
     "lsi": "score how informative each training sample is; with --features FILE no model is needed",
     "multiplicity": "train equally valid models; measure where they disagree, and abstain there",
+    "audit": "show what an attacker with an image prior recovers from private gradients",
     "budget": "epsilon, noise, sampling rate or steps of DP-SGD from the other three",
     "bounds": "bound the reconstruction of records from a private training",
     "plan": "steps and sampling rates of private active learning",

@@ -25,6 +25,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer, see
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import StrategyRegistry
 from torch import Tensor
+from torch.nn import Module
 
 import lightning_priv.strategies  # registers their short names
 from lightning_priv import __version__
@@ -34,6 +35,7 @@ from lightning_priv.callbacks.information import LSIProbe
 from lightning_priv.callbacks.private_active import PrivateActiveLearning
 from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import PrivacyError
+from lightning_priv.nn.reconstructors import Reconstructor
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
 from lightning_priv.suggestions import SuggestingMixin
@@ -331,6 +333,69 @@ class PrivacyTrainer(Trainer):
         )
         show(run(self, model, datamodule, options, self.recipe))
 
+    def audit(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule,
+        mu: list[float] = [1, 2, 4, 8, 16, 32],  # noqa: B006  never changed; the help shows it
+        epsilon: list[float] | None = None,
+        methods: list[Reconstructor] | None = None,
+        targets: int = 16,
+        batch_size: int = 512,
+        delta: float = 1e-5,
+        kappa: float = 0.1,
+        known_norm: bool = True,
+        references: Literal["train", "samples", "none"] = "train",
+        max_references: int = 5000,
+        classifier: Module | None = None,
+        perceptual: Module | None = None,
+        other_priors: dict[str, str] | None = None,
+        prior_cache: str | None = None,
+        allow_overlap: bool = False,
+        seed: int = 0,
+        dirpath: str | None = None,
+    ) -> None:
+        """Show what an attacker with a diffusion prior recovers from privatised gradients.
+
+        No network is trained privately: the noise of one step is simulated at each privacy level.
+        A prior without ``path`` is trained first, by the trainer's settings, and kept. To audit the
+        steps of a training, use the callback ReconstructionAudit with ``fit``.
+
+        Args:
+            model: the adversary's prior, a ``DiffusionPrior``.
+            datamodule: its test images are the targets.
+            mu: privacy levels, 1 / noise multiplier of one step.
+            epsilon: privacy levels as epsilon at ``delta``, in the place of ``mu``.
+            methods: attacks of ``lightning_priv.nn.reconstructors`` and ``nn.denoisers``.
+            targets: how many test images to reconstruct.
+            batch_size: observations that an attack works on at once.
+            delta: for the epsilon beside each mu.
+            kappa: chance of guessing the right record among candidates.
+            known_norm: the attacker knows the norm of the record, the worst case.
+            references: the adversary's images for statistics and comparison: training images,
+                samples of the prior, or none.
+            max_references: how many of them at most.
+            classifier: network from inputs to classes, for the agreement of labels; default: a
+                support vector machine on the references, for small images.
+            perceptual: network from two batches of images in [-1, 1] to distances, with weights of
+                your own, for example LPIPS.
+            other_priors: name and diffusers directory of further priors, for the map of prior
+                shift.
+            prior_cache: where a trained prior is kept; default: ``default_root_dir``/prior.
+            allow_overlap: let targets be among the prior's training images.
+            seed: of noise and attacks.
+            dirpath: where the files go; default: ``default_root_dir``/audit.
+        """
+        from lightning_priv.reports.audit import WARNING, laws_of, summary_table
+        from lightning_priv.workflows import visual_audit
+
+        names = inspect.signature(visual_audit.Options).parameters
+        options = {name: value for name, value in locals().items() if name in names}
+        found = visual_audit.run(self, model, datamodule, visual_audit.Options(**options))
+        if found is not None:
+            table = summary_table(found.study, laws_of(found.study)).render()
+            sys.stdout.write(f"{table}\n{WARNING}\nreport: {found.report}\n")
+
 
 class _Parser(SuggestingMixin, LightningArgumentParser):
     """LightningCLI's parser, with suggestions."""
@@ -373,6 +438,7 @@ class PrivacyCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Training subcommands, each with the arguments that the command line supplies itself."""
         own = {name: {"model", "datamodule"} for name in ("active_learn", "lsi", "multiplicity")}
+        own = {name: {"model", "datamodule"} for name in ("lsi", "multiplicity", "audit")}
         return {**LightningCLI.subcommands(), **own}
 
     def before_instantiate_classes(self) -> None:

@@ -18,3 +18,4 @@ from .privacy import PrivacyBudget as PrivacyBudget
 from .random_state import RandomState as RandomState
 from .risk import RiskCorridor as RiskCorridor
 from .study_member import StudyMember as StudyMember
+from .reconstruction import ReconstructionAudit as ReconstructionAudit

@@ -47,3 +47,4 @@ from .tiny_imagenet import TinyImageNet as TinyImageNet
 from .token_ids import TokenIds as TokenIds
 from .views import MultiView as MultiView
 from .with_index import WithIndex as WithIndex
+from .swapped import Swapped as Swapped

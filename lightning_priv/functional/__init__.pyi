@@ -1,4 +1,5 @@
 from . import acquisition as acquisition
+from . import audit as audit
 from . import gaussian_dp as gaussian_dp
 from . import multiplicity as multiplicity
 from . import reconstruction as reconstruction

@@ -25,3 +25,6 @@ from .multiplicity import Coverage as Coverage
 from .multiplicity import EnsembleConflict as EnsembleConflict
 from .multiplicity import SelectiveRisk as SelectiveRisk
 from .multiplicity import Votes as Votes
+from .audit import AuditGain as AuditGain
+from .audit import LabelAgreement as LabelAgreement
+from .audit import image_scores as image_scores

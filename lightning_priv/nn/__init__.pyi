@@ -1,5 +1,7 @@
 from . import distributions as distributions
+from . import denoisers as denoisers
 from . import lorentz as lorentz
+from . import reconstructors as reconstructors
 from .hyperbolic_resnet import HyperbolicResNet as HyperbolicResNet
 from .resnet import ResNet as ResNet
 from .small import MLP as MLP
@@ -21,3 +23,6 @@ from .latent import LatentSpace as LatentSpace
 from .latent import LorentzLatent as LorentzLatent
 from .latent import PoincareLatent as PoincareLatent
 from .vae import VAENetwork as VAENetwork
+from .diffusion import DiffusionNetwork as DiffusionNetwork
+from .leak import ImprintLayer as ImprintLayer
+from .leak import LeakLayer as LeakLayer

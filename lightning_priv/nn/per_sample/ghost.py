@@ -40,6 +40,8 @@ class GhostEngine(PerSampleEngine):
 
     _taps: LayerTaps | None = None
     _model: ModelExits | None = None
+    # modules whose backward pass forgets the weights of the rows, so that they must be told
+    _forgetful: tuple[nn.Module, ...] = ()
 
     def detach(self) -> None:
         """Take all hooks away."""
@@ -48,6 +50,7 @@ class GhostEngine(PerSampleEngine):
         if self._model is not None:
             self._model.remove()
         self._taps = self._model = None
+        self._forgetful = ()
         self._squared: dict[Parameter, Tensor] = {}
         self._several: dict[Parameter, Tensor] = {}
 
@@ -55,6 +58,7 @@ class GhostEngine(PerSampleEngine):
         # first the taps: a layer that is called directly must be felt before its output leaves
         self._taps = taps = LayerTaps(self.layers, self._receive)
         self._model = ModelExits(module, self.layers, taps.begin_segment)
+        self._forgetful = tuple(m for m in module.modules() if hasattr(m, "row_weights"))
 
     def begin(self, size: int, views: int = 1) -> None:
         """Watch the forward pass of ``size`` records."""
@@ -100,7 +104,7 @@ class GhostEngine(PerSampleEngine):
     def _refuse_use_outside(self, loss: Tensor) -> None:
         """Raise if the loss uses a parameter other than through the model's outputs."""
         parameters = self.parameters
-        with self._valves_shut():
+        with self._valves_shut(torch.zeros(self._size, device=loss.device)):
             found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         for parameter, gradient in zip(parameters, found, strict=True):
             # behind a shut valve a custom autograd.Function may still pass zeros on
@@ -152,7 +156,7 @@ class GhostEngine(PerSampleEngine):
         used = [(e.inside, s) for e, s in zip(exits, seeds, strict=True) if s is not None]
         weighted = [s * factors.to(s.dtype).view(-1, *([1] * (s.dim() - 1))) for _, s in used]
         parameters = self.parameters
-        with self._valves_shut():
+        with self._valves_shut(factors):
             found = torch.autograd.grad(
                 [inside for inside, _ in used], parameters, grad_outputs=weighted, allow_unused=True
             )
@@ -161,13 +165,18 @@ class GhostEngine(PerSampleEngine):
                 sums.add(parameter, gradient)
 
     @contextmanager
-    def _valves_shut(self) -> Iterator[None]:
+    def _valves_shut(self, weights: Tensor) -> Iterator[None]:
+        """No gradient passes between calls of the model; its rows have these weights."""
         assert self._model is not None
         self._model.shut = True
+        for module in self._forgetful:
+            module.row_weights = weights
         try:
             yield
         finally:
             self._model.shut = False
+            for module in self._forgetful:
+                module.row_weights = None
 
     def _receive(self, layer: Layer, call: Call, output_gradients: list[Tensor | None]) -> None:
         assert self._taps is not None

@@ -1,0 +1,426 @@
+"""What an attacker recovers from the steps of a running private training."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lightning_priv.errors import ConfigurationError
+from lightning_priv.functional.audit import (
+    AuditStudy,
+    GaussianPrior,
+    NoiseReport,
+    Observed,
+    PixelRange,
+    Release,
+    audit_noise,
+    epsilon_lower_bound,
+    mu_lower_bound,
+    observe_simulated,
+    residual_ratio,
+    shared_images,
+)
+from lightning_priv.metrics.audit import image_scores
+from lightning_priv.nn.audit_run import run_attack, timesteps_of, with_estimated_norms
+from lightning_priv.nn.leak import LeakLayer
+from lightning_priv.nn.reconstructors import Clamp, Identity, PriorMean, Reconstructor, Wiener
+from lightning_priv.protocols import is_private, missing_members
+from lightning_priv.reports.audit import laws_of, summary_table, write_audit
+
+from ._observations import Observations, Step
+from ._once import OnceCallback
+from .media import log_media, run_directory
+
+__all__ = ["ReconstructionAudit"]
+
+
+class ReconstructionAudit(OnceCallback):
+    """Attacks the noised gradients of a private training, and tests whether they are noised right.
+
+    The network must stand behind a ``lightning_priv.nn.LeakLayer``, the malicious server's part. On
+    every ``every_n_steps``-th step the gradient that the strategy releases is read once, after
+    clipping, noise and division, before the update. At the end of ``fit``, below the run's
+    directory in ``audit``:
+
+    * pictures, figures, tables and ``report.html`` of what each attack recovers at the noise of the
+      run, and at ``noise_levels``, which are simulated and marked so;
+    * the audit of the noise: its size with an interval, tests for Gaussianity and independence, and
+      a lower bound on mu from one record a step.
+
+    Training is not changed: parameters are the same to the last bit with and without it. The files
+    show training records, which no epsilon covers: they are for the owner of the data. Loggers get
+    ``audit/...`` only with ``log_private``.
+
+    Args:
+        prior: directory of a diffusion prior on this machine; without one only the attacks that
+            need none are made.
+        null_label: class that stands for "no class", for a class-conditional prior.
+        methods: attacks; default: observation, clamp, prior mean, Wiener, and with a prior mmse
+            and ddim.
+        every_n_steps: how often a step is read.
+        max_targets: records to reconstruct.
+        noise_levels: further privacy levels mu, simulated.
+        known_norm: the attacker knows the norms of records, the worst case.
+        references: samples of the data module that the adversary has for mean and covariance.
+        pixel_mean: mean that was subtracted from pixels in [0, 1] before the network.
+        pixel_std: what they were divided by.
+        noise_audit: test the noise.
+        false_alarm: largest probability that correct noise is flagged.
+        kappa: chance of guessing the right record among candidates.
+        allow_overlap: let targets be among the prior's training images.
+        log_private: also log under ``audit/``.
+        seed: of simulated noise and of attacks; the training's generators are never used.
+        dirpath: where the files go; default: ``audit`` below the run's directory.
+
+    Raises:
+        ConfigurationError: at the start of ``fit``, if the training is not private, has no leak
+            layer, or the prior does not fit.
+    """
+
+    def __init__(
+        self,
+        prior: str | None = None,
+        null_label: int | None = None,
+        methods: list[Reconstructor] | None = None,
+        every_n_steps: int = 100,
+        max_targets: int = 16,
+        noise_levels: list[float] | None = None,
+        known_norm: bool = True,
+        references: Literal["test", "val", "none"] = "test",
+        pixel_mean: Sequence[float] = (0.0,),
+        pixel_std: Sequence[float] = (1.0,),
+        noise_audit: bool = True,
+        false_alarm: float = 1e-3,
+        kappa: float = 0.1,
+        allow_overlap: bool = False,
+        log_private: bool = False,
+        seed: int = 0,
+        dirpath: str | None = None,
+    ) -> None:
+        if every_n_steps < 1 or max_targets < 1:
+            raise ValueError(
+                f"every_n_steps={every_n_steps}, max_targets={max_targets}; give at least 1"
+            )
+        if noise_levels is not None and min(noise_levels, default=1.0) <= 0:
+            raise ValueError(f"noise_levels={noise_levels}; give positive mu")
+        for name, value in (("false_alarm", false_alarm), ("kappa", kappa)):
+            if not 0 < value < 1:
+                raise ValueError(f"{name}={value}; give a probability strictly between 0 and 1")
+        self.prior, self.null_label, self.methods = prior, null_label, methods
+        self.every_n_steps, self.max_targets = every_n_steps, max_targets
+        self.noise_levels, self.known_norm = noise_levels or [], known_norm
+        self.references = references
+        self.units = PixelRange(tuple(pixel_mean), tuple(pixel_std))
+        self.noise_audit, self.false_alarm, self.kappa = noise_audit, false_alarm, kappa
+        self.allow_overlap, self.log_private = allow_overlap, log_private
+        self.seed, self.dirpath = seed, dirpath
+        self.study: AuditStudy | None = None
+        self.noise: NoiseReport | None = None
+        self._idle = True
+        self._hook: RemovableHandle | None = None
+        self._inputs: list[Tensor] = []
+        self._network: Any = None
+
+    # ---------------------------------------------------------------------------------- checks
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that there is something to audit, and load the prior."""
+        self._idle = stage != "fit" or self.is_repeated(trainer)
+        if self._idle:
+            return
+        strategy: Any = trainer.strategy
+        missing = missing_members(strategy)
+        if not is_private(strategy) or missing or not hasattr(strategy, "logical_step"):
+            raise ConfigurationError(
+                f"ReconstructionAudit audits private training, but the strategy is "
+                f"{type(strategy).__name__}; set trainer.strategy to "
+                "lightning_priv.strategies.DPSGDStrategy or remove the callback"
+            )
+        settings = strategy.settings
+        if settings.clipping != "flat" or settings.augmentation_multiplicity != 1:
+            raise ConfigurationError(
+                f"ReconstructionAudit reads flat clipping of one view a record, not clipping: "
+                f"{settings.clipping} with {settings.augmentation_multiplicity} views; set "
+                "clipping: flat and augmentation_multiplicity: 1"
+            )
+        self._layer(pl_module)
+        self._observations = Observations(self.max_targets)
+        if self.prior is not None:
+            from lightning_priv.nn.diffusion import DiffusionNetwork
+
+            devices = range(torch.cuda.device_count())
+            with torch.random.fork_rng(devices):  # a new network draws weights, which are replaced
+                network = DiffusionNetwork.from_pretrained(self.prior, self.null_label)
+            self._network = network.eval().requires_grad_(False)
+
+    def _layer(self, module: LightningModule) -> LeakLayer:
+        layers = [layer for layer in module.modules() if isinstance(layer, LeakLayer)]
+        if len(layers) != 1:
+            raise ConfigurationError(
+                f"ReconstructionAudit found {len(layers)} leak layers; put the network behind one: "
+                "class_path: lightning_priv.nn.LeakLayer, init_args: {net: ..., input_shape: ...}"
+            )
+        return layers[0]
+
+    # ------------------------------------------------------------------------------ each step
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """On a step that is to be read, watch what goes into the leak layer."""
+        if self._idle or trainer.global_step % self.every_n_steps:
+            return
+        self._inputs = []
+
+        def note(layer: torch.nn.Module, args: tuple[Any, ...]) -> None:
+            self._inputs.append(args[0].detach())
+
+        self._hook = self._layer(pl_module).register_forward_pre_hook(note)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Read the gradient that the strategy has just released."""
+        if self._idle or self._hook is None:
+            return
+        self._hook.remove()
+        self._hook = None
+        layer = self._layer(pl_module)
+        strategy: Any = trainer.strategy
+        norms = [clipped.norms.detach().cpu() for clipped in strategy.logical_step.seen]
+        gradient = layer.linear.weight.grad
+        if gradient is None:
+            raise ConfigurationError(
+                "the leak layer has no gradient: it is frozen, or outside dp_module; let it train"
+            )
+        shape = (0, *layer.input_shape)
+        own = (
+            torch.cat([x.cpu() for x in self._inputs]) if self._inputs else torch.zeros(shape),
+            torch.cat(norms) if norms else torch.zeros(0),
+        )
+        self._inputs = []
+        parts = [own]
+        if trainer.world_size > 1:
+            parts = [own] * trainer.world_size
+            torch.distributed.all_gather_object(parts, own)
+        if not trainer.is_global_zero:
+            return
+        records, lengths = (torch.cat([part[k] for part in parts]) for k in (0, 1))
+        if len(records) != len(lengths):
+            rank_zero_warn(
+                f"ReconstructionAudit leaves a step out: {len(records)} inputs of the leak layer "
+                f"for {len(lengths)} gradients (records whose gradient was not finite?)"
+            )
+            return
+        release = Release(strategy.noise_multiplier, strategy.max_grad_norm, strategy.denominator)
+        step = Step(gradient.detach().cpu().clone(), records, lengths, release)
+        seen = self._observations.add(layer, step)
+        if seen is not None and self.log_private:
+            y, _, truth = seen
+            error = (y.double() - truth.double()).square().flatten(1).mean(1)
+            psnr = float((-10 * error.clamp(min=1e-12).log10()).mean())
+            # read by RiskCorridor, too
+            pl_module.log("audit/psnr", psnr, on_step=True, rank_zero_only=True, batch_size=1)
+
+    # ------------------------------------------------------------------------------- the end
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attack, score, test the noise, write."""
+        if self._idle or not trainer.is_global_zero:
+            return
+        seen = self._observations
+        if not seen.batches:
+            return
+        self.noise = self._noise_report(trainer)
+        if not seen.records:
+            rank_zero_warn("ReconstructionAudit: no audited step had a record; nothing to attack")
+            return
+        self.study = self._study(trainer)
+        folder = Path(self.dirpath) if self.dirpath else run_directory(trainer) / "audit"
+        path = write_audit(self.study, folder, self.noise)
+        rank_zero_info(f"ReconstructionAudit: {path}")
+        for flag in () if self.noise is None else self.noise.flags:
+            rank_zero_warn(f"ReconstructionAudit: {flag}")
+        if self.log_private:
+            self._log(trainer, self.study)
+
+    def _noise_report(self, trainer: Trainer) -> NoiseReport | None:
+        seen = self._observations
+        if not self.noise_audit or not seen.noise or min(seen.stated) == 0:
+            return None
+        residuals = torch.stack(seen.noise[-64:]).numpy()
+        stated = seen.stated[-64:]
+        strategy: Any = trainer.strategy
+        if max(stated) > min(stated):  # a schedule of the noise
+            residuals = residuals / torch.tensor(stated)[:, None].numpy()
+            stated = [1.0]
+        return audit_noise(
+            residuals,
+            stated[0],
+            trainer.world_size,
+            self.false_alarm,
+            denominator=float(strategy.denominator),
+        )
+
+    def _study(self, trainer: Trainer) -> AuditStudy:
+        seen, units = self._observations, self.units
+        records = torch.stack(seen.records)
+        targets = units.images_to_prior(records)
+        images = self._images(trainer, targets)
+        attacks = self._attacks(images)
+        network = self._network
+        if network is not None and tuple(targets.shape[1:]) != network.image_shape:
+            raise ConfigurationError(
+                f"records have shape {tuple(targets.shape[1:])}, the prior is for "
+                f"{network.image_shape}; take a prior for images of this size"
+            )
+        for attack in attacks:
+            attack.prepare(images, network)
+        generator = torch.Generator().manual_seed(self.seed)
+        y, s = units.to_prior(torch.stack(seen.y), torch.tensor(seen.noise_std), generator)
+        sigma = sum(seen.noise_multipliers) / len(seen.noise_multipliers)
+        levels = [Observed(sigma, y, s, False)]
+        levels += [observe_simulated(records, 1 / mu, units, self.seed) for mu in self.noise_levels]
+        levels.sort(key=lambda level: level.mu)
+        norms = records.flatten(1).norm(dim=1)
+        if not self.known_norm:
+            if network is None or images is None:
+                raise ConfigurationError(
+                    "known_norm: false needs a prior and references, from which norms are found"
+                )
+            start = float(units.from_prior(images).flatten(1).norm(dim=1).mean())
+            levels = [with_estimated_norms(v, norms, units, network, start) for v in levels]
+        estimates = {a.name: run_attack(a, levels, seed=self.seed) for a in attacks}
+        strategy: Any = trainer.strategy
+        return AuditStudy(
+            targets,
+            norms,
+            levels,
+            estimates,
+            _scores(estimates, levels, targets, images),
+            None if network is None else timesteps_of(network, levels),
+            None if images is None else GaussianPrior.from_images(images / 2).eigenvalues,
+            float(strategy.delta),
+            self.kappa,
+            self._facts(trainer, images),
+            self._notes(targets),
+        )
+
+    def _images(self, trainer: Trainer, targets: Tensor) -> Tensor | None:
+        """The adversary's images, none of which is a target."""
+        data = getattr(trainer, "datamodule", None)
+        dataset = None if data is None else getattr(data, f"{self.references}_dataset", None)
+        if self.references == "none" or dataset is None:
+            return None
+        count = min(len(dataset), 5000)
+        chosen = torch.linspace(0, len(dataset) - 1, count).round().long().unique().tolist()
+        images = self.units.images_to_prior(torch.stack([dataset[i][0] for i in chosen]))
+        flat = images.flatten(1)
+        equal = torch.stack([(flat == t.flatten()).all(1) for t in targets]).any(0)
+        return images[~equal]
+
+    def _attacks(self, images: Tensor | None) -> list[Reconstructor]:
+        if self.methods is not None:
+            return self.methods
+        attacks: list[Reconstructor] = [Identity(), Clamp()]
+        if images is not None:
+            attacks += [PriorMean(), Wiener()]
+        if self._network is not None:
+            from lightning_priv.nn.denoisers import DDIM, MMSE
+
+            attacks += [MMSE(), DDIM()]
+        return attacks
+
+    def _notes(self, targets: Tensor) -> list[str]:
+        notes = [
+            "The targets are training records: this report shows private data and is for their "
+            "owner only; no epsilon covers it."
+        ]
+        if self.prior is None:
+            return notes
+        file = Path(self.prior) / "training_hashes.json"
+        if not file.is_file():
+            notes.append(
+                "It is not known which images the prior was trained on. If the targets were among "
+                "them, the reconstructions are memories, not leaks."
+            )
+            return notes
+        shared = int(shared_images(targets, json.loads(file.read_text(encoding="utf-8"))).sum())
+        if shared and not self.allow_overlap:
+            raise ConfigurationError(
+                f"{shared} of {len(targets)} targets are among the images that the prior was "
+                "trained on, so that it may simply remember them; take a prior of other images, or "
+                "allow_overlap: true"
+            )
+        return notes
+
+    def _facts(self, trainer: Trainer, images: Tensor | None) -> dict[str, str]:
+        seen, strategy = self._observations, trainer.strategy
+        private: Any = strategy
+        facts = {
+            "targets": f"{len(seen.records)} training records",
+            "steps read": f"{len(seen.batches)}, with {min(seen.batches)} to {max(seen.batches)} "
+            "records",
+            "released": f"sigma {private.noise_multiplier:.4g}, clipping norm "
+            f"{private.max_grad_norm:.4g}, denominator {private.denominator:.4g}, "
+            f"{trainer.world_size} process(es); history {private.history}",
+            "prior": self.prior or "none",
+            "adversary's images": "none"
+            if images is None
+            else f"{len(images)} of the {self.references} samples",
+            "norm of the record": "known to the attacker" if self.known_norm else "estimated",
+        }
+        if len(seen.others) >= 20:
+            mu = mu_lower_bound(seen.members, seen.others)
+            delta = 1e-2
+            epsilon = epsilon_lower_bound(seen.members, seen.others, delta)
+            facts["empirical lower bound of one step"] = (
+                f"mu >= {mu.value:.3g} (stated {1 / max(private.noise_multiplier, 1e-12):.3g}), "
+                f"epsilon >= {epsilon.value:.3g} at delta = {delta:g}; 95 % confidence, "
+                f"{len(seen.others)} trials"
+            )
+        return facts
+
+    def _log(self, trainer: Trainer, study: AuditStudy) -> None:
+        values = {}
+        for k, level in enumerate(study.levels):
+            for name, scores in study.scores.items():
+                for metric, numbers in scores.items():
+                    kind = "" if not level.simulated else f"/mu{level.mu:.3g}_simulated"
+                    key = f"audit/{name.replace(' ', '_')}/{metric}{kind}"
+                    values[key] = float(numbers[k].mean())
+        if self.noise is not None:
+            values["audit/noise_std"] = self.noise.estimate
+            values["audit/noise_flags"] = float(len(self.noise.flags))
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        log_media(trainer, "audit/summary", summary_table(study, laws_of(study)))
+
+
+def _scores(
+    estimates: dict[str, Tensor],
+    levels: Sequence[Observed],
+    targets: Tensor,
+    images: Tensor | None,
+) -> dict[str, dict[str, Tensor]]:
+    guess = None
+    if images is not None:
+        guess = ((targets - images.mean(0)) / 2).double().square().mean()
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, by_level in estimates.items():
+        rows = []
+        for level, x in zip(levels, by_level, strict=True):
+            row = image_scores(x, targets)
+            row["residual"] = residual_ratio(level.y, x, level.noise_std.clamp(min=1e-12)).double()
+            if guess is not None:
+                row["gain"] = 1 - row["mse"] / guess
+            rows.append(row)
+        found[name] = {metric: torch.stack([row[metric] for row in rows]) for metric in rows[0]}
+    return found

@@ -1,0 +1,131 @@
+"""How good reconstructions are, image by image and as metrics."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+__all__ = ["AuditGain", "LabelAgreement", "image_scores"]
+
+
+def image_scores(preds: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """MSE, PSNR and SSIM of each image, for pixels in [0, 1].
+
+    MSE and PSNR are those of the unclamped estimates, which the bounds speak of; SSIM is that of
+    what can be shown, over the whole image, with a flat window of side 7 or the largest odd number
+    that the image allows.
+
+    Args:
+        preds: estimates in [-1, 1] or beyond, shape (n, C, H, W).
+        target: images in [-1, 1], same shape.
+
+    Returns:
+        ``mse``, ``psnr`` in dB and ``ssim``, each of shape (n,).
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> x = torch.zeros(2, 1, 8, 8)
+        >>> scores = image_scores(x + 0.2, x)
+        >>> [round(float(scores[key][0]), 2) for key in ("mse", "psnr")]
+        [0.01, 20.0]
+    """
+    if preds.shape != target.shape or preds.ndim != 4:
+        raise ValueError(
+            f"preds {tuple(preds.shape)} and target {tuple(target.shape)} must have one shape "
+            "(n, C, H, W)"
+        )
+    mse = ((preds.double() - target.double()) / 2).square().flatten(1).mean(1)
+    side = min(7, *preds.shape[-2:])
+    side -= 1 - side % 2
+    if side < 3:
+        raise ValueError(f"images of {tuple(preds.shape[-2:])} pixels have no similarity; give 3x3")
+    shown, truth = (((x.float().clamp(-1, 1) + 1) / 2) for x in (preds, target))
+    ssim = structural_similarity_index_measure(
+        shown,
+        truth,
+        gaussian_kernel=False,
+        kernel_size=side,
+        data_range=1.0,
+        reduction="none",
+    )
+    assert isinstance(ssim, Tensor)
+    psnr = -10 * mse.clamp(min=1e-12).log10()
+    return {"mse": mse, "psnr": psnr, "ssim": ssim.double().reshape(len(preds))}
+
+
+class LabelAgreement(Metric):
+    """Share of reconstructions that a classifier takes for the class of their target.
+
+    Example:
+        >>> metric = LabelAgreement()
+        >>> metric.update(torch.tensor([1, 2, 3]), torch.tensor([1, 2, 0]))
+        >>> round(float(metric.compute()), 3)
+        0.667
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    agreed: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("agreed", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add classes of reconstructions and of their targets, shape (n,) each."""
+        if preds.shape != target.shape:
+            raise ValueError(f"{preds.shape} classes for {target.shape} targets")
+        self.agreed += (preds == target).sum()
+        self.total += target.numel()
+
+    def compute(self) -> Tensor:
+        """The share."""
+        return self.agreed.double() / self.total
+
+
+class AuditGain(Metric):
+    """What an attack gains over guessing the prior's mean: 1 - MSE / MSE of the guess.
+
+    0: the observation told the attacker nothing; 1: the image is known; below 0: worse than a
+    guess.
+
+    Args:
+        guess: the guess, in the images' range, shape (C, H, W).
+
+    Example:
+        >>> metric = AuditGain(torch.zeros(1, 2, 2))
+        >>> metric.update(0.5 * torch.ones(1, 1, 2, 2), torch.ones(1, 1, 2, 2))
+        >>> float(metric.compute())
+        0.75
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    error: Tensor
+    guessed: Tensor
+
+    def __init__(self, guess: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("guess", guess.double(), persistent=False)
+        self.add_state("error", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("guessed", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add reconstructions and their targets, shape (n, C, H, W) each."""
+        if preds.shape != target.shape:
+            raise ValueError(f"preds {tuple(preds.shape)} and target {tuple(target.shape)} differ")
+        guess: Tensor = self.guess  # type: ignore[assignment]
+        self.error += (preds.double() - target.double()).square().sum()
+        self.guessed += (guess - target.double()).square().sum()
+
+    def compute(self) -> Tensor:
+        """The gain."""
+        return 1 - self.error / self.guessed

@@ -1,0 +1,11 @@
+from .figures import grid_figure as grid_figure
+from .figures import overview_figure as overview_figure
+from .figures import risk_figure as risk_figure
+from .figures import shift_figure as shift_figure
+from .files import write_audit as write_audit
+from .laws import Laws as Laws
+from .laws import laws_of as laws_of
+from .summary import WARNING as WARNING
+from .summary import AuditRow as AuditRow
+from .summary import summary_rows as summary_rows
+from .summary import summary_table as summary_table

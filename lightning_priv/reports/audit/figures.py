@@ -1,0 +1,199 @@
+"""Figures of an audit; none shows anything, and none needs closing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lightning_priv.functional.audit import AuditStudy, bootstrap_mean
+
+from .laws import Laws
+
+__all__ = ["grid_figure", "overview_figure", "risk_figure", "shift_figure"]
+
+_NOTE = "one attack each: a lower bound on the risk, no guarantee"
+_COLOURS = ("#1f4e79", "#b3261e", "#2e7d32", "#d98324", "#6a3d9a", "#00838f", "#8d6e63", "#c2185b")
+_MARKS = "osD^vPX*"
+
+
+def grid_figure(study: AuditStudy, laws: Laws, level: int, rows: int = 8) -> Figure:
+    """Targets, what was seen of them, and what each attack made of it, at one noise level.
+
+    Args:
+        study: the study.
+        laws: its laws.
+        level: which noise level.
+        rows: targets to show.
+    """
+    rows = min(rows, len(study.targets))
+    seen = study.levels[level]
+    columns: list[tuple[str, Tensor]] = [("target", study.targets), ("observation", seen.y)]
+    columns += [(n, e[level]) for n, e in study.estimates.items() if n != "observation"]
+    figure = Figure(figsize=(1.15 * len(columns) + 0.4, 1.15 * rows + 1.0), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (name, images) in enumerate(columns):
+        axes[0][column].set_title(name, fontsize=7)
+        for row in range(rows):
+            _picture(axes[row][column], images[row])
+    figure.suptitle(_caption(study, laws, level), fontsize=8)
+    figure.supxlabel(_NOTE, fontsize=7)
+    return figure
+
+
+def overview_figure(study: AuditStudy, laws: Laws, attack: str, columns: int = 6) -> Figure:
+    """One attack over all noise levels, a row each; the targets stand on top.
+
+    Args:
+        study: the study.
+        laws: its laws.
+        attack: whose estimates are shown.
+        columns: targets to show.
+    """
+    columns = min(columns, len(study.targets))
+    count = len(study.levels)
+    figure = Figure(figsize=(1.1 * columns + 2.2, 1.1 * (count + 1) + 0.6), layout="constrained")
+    axes = figure.subplots(count + 1, columns, squeeze=False)
+    for column in range(columns):
+        _picture(axes[0][column], study.targets[column])
+        for k in range(count):
+            _picture(axes[k + 1][column], study.estimates[attack][k, column])
+    axes[0][0].set_ylabel("target", fontsize=8, rotation=0, ha="right", va="center")
+    for k, level in enumerate(study.levels):
+        text = f"mu {level.mu:.3g}\nepsilon {laws.epsilon[k]:.3g}"
+        if not level.simulated:
+            text += "\nthe run"
+        axes[k + 1][0].set_ylabel(text, fontsize=7, rotation=0, ha="right", va="center")
+    figure.suptitle(f"reconstruction by {attack}", fontsize=9)
+    figure.supxlabel(_NOTE, fontsize=7)
+    return figure
+
+
+def risk_figure(study: AuditStudy, laws: Laws) -> Figure:
+    """Error of every attack over mu, with the laws, and the risk of identification below.
+
+    Args:
+        study: the study.
+        laws: its laws.
+    """
+    figure = Figure(figsize=(8.2, 7.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    order = np.argsort(laws.mu)
+    mu = laws.mu[order]
+    upper.fill_between(
+        mu,
+        laws.no_prior_low[order],
+        laws.no_prior_high[order],
+        color="0.8",
+        label="no prior: 5 to 95 % of targets",
+    )
+    upper.plot(mu, laws.no_prior[order], color="0.35", linewidth=1.5, label="no prior (law)")
+    if np.isfinite(laws.gaussian_prior).any():
+        upper.plot(
+            mu,
+            laws.gaussian_prior[order],
+            color="black",
+            linestyle="--",
+            label="Gaussian prior (closed form)",
+        )
+    for number, (attack, scores) in enumerate(study.scores.items()):
+        mean, low, high = (v.numpy()[order] for v in bootstrap_mean(scores["mse"]))
+        colour = _COLOURS[number % len(_COLOURS)]
+        errors = np.maximum(np.stack([mean - low, high - mean]), 0)
+        upper.errorbar(
+            mu,
+            mean,
+            errors,
+            color=colour,
+            marker=_MARKS[number % len(_MARKS)],
+            markersize=4,
+            linewidth=1,
+            capsize=2,
+            linestyle=":" if attack == "prior mean" else "-",
+            label=attack,
+        )
+    run = [k for k, level in enumerate(study.levels) if not level.simulated]
+    for k in run:
+        for axis in (upper, lower):
+            axis.axvline(laws.mu[k], color="#b3261e", linestyle=":", linewidth=1.2)
+        upper.annotate(
+            " noise of the run", (laws.mu[k], 0.97), xycoords=("data", "axes fraction"), fontsize=7
+        )
+    upper.set_yscale("log")
+    upper.set_ylabel("mean squared error, pixels in [0, 1]")
+    upper.legend(fontsize=7, ncols=2)
+    upper.set_title("what attackers recover (lower is worse for privacy)", fontsize=9)
+    lower.plot(mu, laws.identification[order], color="#b3261e", label="bound (candidates known)")
+    lower.axhline(study.kappa, color="0.5", linestyle=":", label="guessing")
+    lower.set_ylim(0, 1.02)
+    lower.set_ylabel("identification")
+    lower.set_xlabel("mu  (one release: 1 / noise multiplier)")
+    lower.legend(fontsize=7)
+    for axis in (upper, lower):
+        if mu[0] > 0:
+            axis.set_xscale("log")
+        axis.grid(alpha=0.25)
+    top = upper.secondary_xaxis("top")
+    top.set_xticks(mu, [f"{e:.3g}" for e in laws.epsilon[order]])
+    top.minorticks_off()
+    top.tick_params(labelsize=7)
+    top.set_xlabel(f"epsilon at delta = {study.delta:g}", fontsize=8)
+    figure.supxlabel(_NOTE, fontsize=7)
+    return figure
+
+
+def shift_figure(
+    mu: Sequence[float], gains: Mapping[str, Sequence[float]], distances: Mapping[str, float]
+) -> Figure:
+    """What the same targets lose to adversaries with different priors.
+
+    Args:
+        mu: noise levels.
+        gains: by prior, 1 - MSE / MSE of the guess at each level.
+        distances: by prior, bits an image by which it is worse than the best of them.
+    """
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, (name, values) in enumerate(gains.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        left.plot(mu, values, marker="o", markersize=3, color=colour, label=name)
+        right.plot([distances[name]], [float(np.mean(values))], marker="o", color=colour)
+        right.annotate(f" {name}", (distances[name], float(np.mean(values))), fontsize=7)
+    left.set_xscale("log")
+    left.axhline(0, color="0.6", linewidth=0.8)
+    left.set(xlabel="mu", ylabel="gain over the prior mean")
+    left.legend(fontsize=7)
+    right.set(xlabel="distance of the prior, bits an image (estimate)", ylabel="mean gain")
+    for axis in (left, right):
+        axis.grid(alpha=0.25)
+    figure.suptitle("the same targets under different priors", fontsize=9)
+    figure.supxlabel(_NOTE, fontsize=7)
+    return figure
+
+
+def _picture(axis: Axes, image: Tensor) -> None:
+    pixels: Any = ((image.detach().float().clamp(-1, 1) + 1) / 2).movedim(0, -1).numpy()
+    if pixels.shape[-1] == 1:
+        axis.imshow(pixels[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    else:
+        axis.imshow(pixels[..., :3], interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _caption(study: AuditStudy, laws: Laws, level: int) -> str:
+    seen = study.levels[level]
+    kind = "simulated noise" if seen.simulated else "noise of the run"
+    text = (
+        f"mu = {seen.mu:.3g}, epsilon = {laws.epsilon[level]:.3g} at delta = {study.delta:g}, "
+        f"sigma = {seen.noise_multiplier:.3g} ({kind})\n"
+        f"mean noise s = {float(seen.noise_std.mean()) / 2:.3g}, error without a prior (law) = "
+        f"{laws.no_prior[level]:.3g}"
+    )
+    if study.timesteps is not None:
+        text += f", mean timestep = {float(study.timesteps[level].float().mean()):.0f}"
+    return text

@@ -1,0 +1,189 @@
+"""The report of an audit as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_priv.functional.audit import AuditStudy, NoiseReport
+
+from .laws import Laws
+from .summary import WARNING, AuditRow
+
+__all__ = ["report_html"]
+
+_STYLE = """
+:root { color-scheme: light; --ink: #1b2430; --soft: #5b6675; --line: #dde2e8; --accent: #1f5a96; }
+* { box-sizing: border-box; }
+body { margin: 0; font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  color: var(--ink); background: #f5f6f8; }
+main { max-width: 56rem; margin: 0 auto; padding: 1.2rem; background: #fff; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; padding-top: 1rem;
+  border-top: 1px solid var(--line); }
+.soft { color: var(--soft); font-size: 0.92rem; }
+.note { border-left: 4px solid #d9822b; padding: 0.4rem 0.8rem; background: #fdf6ec;
+  margin: 0.6rem 0; }
+.good { border-left-color: #2e7d32; background: #eef7ef; }
+.bad { border-left-color: #b3261e; background: #fdeeee; }
+img { max-width: 100%; height: auto; display: block; margin: 0.5rem auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.86rem; min-width: 100%; }
+th, td { padding: 0.28rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+"""
+
+_METRICS = {
+    "mse": "mean squared error (0: the picture is known)",
+    "psnr": "peak signal-to-noise ratio in dB (higher: more is known)",
+    "ssim": "structural similarity (1: identical)",
+    "gain": "gain over guessing the mean picture (0: nothing learnt, 1: everything)",
+    "labels": "share of reconstructions that a classifier takes for the target's class",
+    "residual": "distance from the observation in units of the noise (below 1: follows the noise)",
+    "perceptual": "perceptual distance by the given network (0: identical)",
+}
+
+
+def report_html(
+    study: AuditStudy,
+    laws: Laws,
+    rows: Sequence[AuditRow],
+    figures: Sequence[tuple[str, str]],
+    folder: Path,
+    noise: NoiseReport | None,
+) -> str:
+    """The whole report.
+
+    Args:
+        study: the study.
+        laws: its laws.
+        rows: its aggregates.
+        figures: (name, caption); ``<name>.png`` lies in ``folder``.
+        folder: where the pictures are.
+        noise: audit of the noise, if there was one.
+    """
+    parts = [
+        "<h1>What a training step gives away</h1>",
+        "<p>Differential privacy hides each picture of the training set under noise. This report "
+        "plays the attacker: it takes what one step of the training reveals of a picture, removes "
+        "the noise with the help of a model of what pictures look like, and shows the result "
+        "beside the original.</p>",
+        f"<p class='note'>{_text(WARNING)}</p>",
+        *(f"<p class='note'>{_text(note)}</p>" for note in study.notes),
+        _in_short(study, laws, rows),
+    ]
+    if noise is not None:
+        parts.append(_noise(noise))
+    for name, caption in figures:
+        data = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
+        parts.append(
+            f"<h2>{_text(_heading(name))}</h2><p class='soft'>{_text(caption)}</p>"
+            f"<img alt='{_text(_heading(name))}' src='data:image/png;base64,{data}'>"
+        )
+    parts.append("<h2>Numbers</h2>")
+    parts += [_table(study, rows, metric) for metric in _METRICS if _has(rows, metric)]
+    parts.append(_method(study))
+    return (
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>Reconstruction audit</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        + "\n".join(parts)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _in_short(study: AuditStudy, laws: Laws, rows: Sequence[AuditRow]) -> str:
+    """For each level, in words, what the best attack gained over guessing."""
+    lines = []
+    for k, level in enumerate(study.levels):
+        gains = {
+            r.attack: r
+            for r in rows
+            if r.metric == "gain" and r.mu == level.mu and r.simulated == level.simulated
+        }
+        if not gains:
+            continue
+        best = max(gains.values(), key=lambda r: r.mean)
+        if best.low <= 0.02:
+            words = "no attack tried here learns more than what such pictures look like anyway"
+        elif best.mean < 0.5:
+            words = "an attacker learns rough features"
+        else:
+            words = "an attacker learns most of the picture"
+        kind = "" if level.simulated else ", the run itself"
+        lines.append(
+            f"<li><b>epsilon {laws.epsilon[k]:.3g}</b> (mu {level.mu:.3g}{kind}): {words}; best "
+            f"here: {_text(best.attack)}, {100 * best.mean:.0f} % of the uncertainty removed "
+            f"(95 % interval {100 * best.low:.0f} to {100 * best.high:.0f} %). One who has the "
+            f"right picture among {round(1 / study.kappa)} candidates picks it with a "
+            f"probability of at most {laws.identification[k]:.2f}.</li>"
+        )
+    return f"<h2>In short</h2><ul>{''.join(lines)}</ul>" if lines else ""
+
+
+def _noise(noise: NoiseReport) -> str:
+    text = (
+        f"Measured standard deviation {noise.estimate:.5g} ({100 * noise.level:.0f} % interval "
+        f"{noise.low:.5g} to {noise.high:.5g}) from {noise.count} numbers; stated "
+        f"{noise.stated:.5g}. A correct run is flagged with probability of at most "
+        f"{noise.false_alarm:g}."
+    )
+    if noise.flags:
+        verdict = "".join(f"<p class='note bad'>{_text(flag)}</p>" for flag in noise.flags)
+    else:
+        verdict = (
+            "<p class='note good'>The noise is what it is said to be, as far as the tests see.</p>"
+        )
+    return f"<h2>Is the noise really there?</h2>{verdict}<p class='soft'>{_text(text)}</p>"
+
+
+def _table(study: AuditStudy, rows: Sequence[AuditRow], metric: str) -> str:
+    levels = [(level.mu, level.simulated) for level in study.levels]
+    head = "".join(f"<th>mu {mu:.3g}{'' if sim else ' (run)'}</th>" for mu, sim in levels)
+    body = []
+    for attack in study.scores:
+        found = {(r.mu, r.simulated): r for r in rows if r.attack == attack and r.metric == metric}
+        if found:
+            cells = "".join(
+                f"<td title='{found[k].low:.4g} to {found[k].high:.4g}'>{found[k].mean:.4g}</td>"
+                for k in levels
+            )
+            body.append(f"<tr><td>{_text(attack)}</td>{cells}</tr>")
+    return (
+        f"<p class='soft'>{_text(metric)}: {_text(_METRICS[metric])}</p><div class='scroll'><table>"
+        f"<tr><th>attack</th>{head}</tr>{''.join(body)}</table></div>"
+    )
+
+
+def _method(study: AuditStudy) -> str:
+    rows = "".join(
+        f"<tr><td>{_text(k)}</td><td style='white-space:normal'>{_text(v)}</td></tr>"
+        for k, v in study.facts.items()
+    )
+    return (
+        "<h2>How this was done</h2><p class='soft'>Threat model: the attacker chose network and "
+        "loss, sees one privatised gradient, knows the clipping norm, the noise multiplier, the "
+        "other records of the batch and (unless said otherwise) the norm of the record. Measured: "
+        "everything about attacks. Proved: the law without a prior, the closed form for the stated "
+        "Gaussian prior, and the bound on identification. Errors and PSNR are those of unclamped "
+        "estimates, for pixels in [0, 1]; intervals are bootstrap intervals over the targets."
+        f"</p><div class='scroll'><table>{rows}</table></div>"
+    )
+
+
+def _heading(name: str) -> str:
+    if name.startswith("grid_mu"):
+        level = name.removeprefix("grid_mu").removesuffix("_run")
+        return f"Every attack at mu {level}{' (the run)' if name.endswith('_run') else ''}"
+    known = {"overview": "From strict to weak privacy", "risk": "Risk against privacy"}
+    return known.get(name, name.replace("_", " "))
+
+
+def _has(rows: Sequence[AuditRow], metric: str) -> bool:
+    return any(row.metric == metric for row in rows)
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=True)

@@ -1,0 +1,5 @@
+"""What an attacker with a diffusion prior recovers from privatised gradients."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

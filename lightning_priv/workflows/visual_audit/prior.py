@@ -1,0 +1,79 @@
+"""The prior of an audit: given, found in the cache, or trained now."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+
+from lightning_priv.errors import ConfigurationError
+from lightning_priv.models.diffusion import DiffusionPrior
+
+__all__ = ["ready_prior"]
+
+_log = logging.getLogger(__name__)
+_KEY = "audit_cache.json"
+
+
+def ready_prior(
+    trainer: Trainer,
+    model: DiffusionPrior,
+    datamodule: LightningDataModule,
+    cache: Path | None = None,
+) -> DiffusionPrior:
+    """The prior, trained.
+
+    A prior with ``path`` is taken as it is. Any other is trained by the trainer's settings on the
+    data module's training images, once: the directory is kept, and used again as long as model,
+    data and length of the training are the same.
+
+    Args:
+        trainer: trains, if need be.
+        model: the prior.
+        datamodule: its images.
+        cache: directory of the trained prior; default: ``prior`` below ``default_root_dir``.
+
+    Raises:
+        ConfigurationError: if the trainer would train nothing.
+    """
+    if model.is_trained:
+        return model
+    folder = cache or Path(trainer.default_root_dir) / "prior"
+    key = _key(trainer, model, datamodule)
+    if (folder / _KEY).is_file():
+        if json.loads((folder / _KEY).read_text(encoding="utf-8")).get("key") == key:
+            _log.info("the prior is that of %s", folder)
+            return DiffusionPrior.from_pretrained(folder)
+        _log.info("the prior in %s was trained otherwise; it is trained anew", folder)
+    model.save_dir = None  # written below, together with the key
+    trainer.fit(model, datamodule=datamodule)
+    if not model.is_trained:
+        raise ConfigurationError(
+            "the prior was not trained: fast_dev_run, max_epochs 0 or max_steps 0; set "
+            "trainer.max_steps, or give the model a path"
+        )
+    if trainer.is_global_zero:
+        model.save_pretrained(folder)
+        content = {"key": key, "model": str(dict(model.hparams))}
+        (folder / _KEY).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return model
+
+
+def _key(trainer: Trainer, model: DiffusionPrior, datamodule: LightningDataModule) -> str:
+    """What the trained weights depend on."""
+    limits: dict[str, Any] = {
+        "max_steps": trainer.max_steps,
+        "max_epochs": trainer.max_epochs,
+        "limit": getattr(trainer, "limit_train_batches", None),
+    }
+    ours = {k: v for k, v in model.hparams.items() if not k.startswith("_") and k != "save_dir"}
+    data = {k: v for k, v in datamodule.hparams.items() if not k.startswith("_")}
+    parts = [
+        sorted(limits.items(), key=str),
+        sorted(ours.items(), key=str),
+        type(datamodule).__qualname__,
+        sorted(data.items(), key=str),
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

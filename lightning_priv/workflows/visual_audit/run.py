@@ -1,0 +1,431 @@
+"""The audit itself: targets, noise levels, attacks, scores, files."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+
+from lightning_priv.callbacks.media import log_media
+from lightning_priv.errors import ConfigurationError
+from lightning_priv.functional.audit import (
+    AuditStudy,
+    GaussianPrior,
+    Observed,
+    PixelRange,
+    denoising_curve,
+    excess_bits,
+    image_hashes,
+    observe_simulated,
+    residual_ratio,
+    shared_images,
+)
+from lightning_priv.functional.gaussian_dp import gdp_mu
+from lightning_priv.metrics.audit import image_scores
+from lightning_priv.models.diffusion import DiffusionPrior
+from lightning_priv.nn.audit_run import (
+    network_calls,
+    run_attack,
+    timesteps_of,
+    with_estimated_norms,
+)
+from lightning_priv.nn.denoisers import DDIM, MMSE
+from lightning_priv.nn.reconstructors import (
+    Clamp,
+    EmpiricalBayes,
+    Identity,
+    PriorMean,
+    Reconstructor,
+    Wiener,
+)
+from lightning_priv.reports.audit import (
+    laws_of,
+    shift_figure,
+    summary_rows,
+    summary_table,
+    write_audit,
+)
+
+from .prior import ready_prior
+
+__all__ = ["AuditResult", "Options", "run"]
+
+_log = logging.getLogger(__name__)
+_CURVE = torch.logspace(1, -1.5, 24).tolist()  # noise levels of the distance between priors
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of the subcommand ``audit``; see ``PrivacyTrainer.audit``."""
+
+    mu: Sequence[float] = (1, 2, 4, 8, 16, 32)
+    epsilon: Sequence[float] | None = None
+    methods: Sequence[Reconstructor] | None = None
+    targets: int = 16
+    batch_size: int = 512
+    delta: float = 1e-5
+    kappa: float = 0.1
+    known_norm: bool = True
+    references: Literal["train", "samples", "none"] = "train"
+    max_references: int = 5000
+    classifier: nn.Module | None = None
+    perceptual: nn.Module | None = None
+    other_priors: Mapping[str, str] | None = None
+    prior_cache: str | None = None
+    allow_overlap: bool = False
+    seed: int = 0
+    dirpath: str | None = None
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What came of it.
+
+    Attributes:
+        study: targets, observations, estimates, scores.
+        report: the report's file.
+    """
+
+    study: AuditStudy
+    report: Path
+
+
+def run(
+    trainer: Trainer, model: LightningModule, datamodule: LightningDataModule, options: Options
+) -> AuditResult | None:
+    """Audit, on rank zero.
+
+    Args:
+        trainer: trains the prior if need be; its device, loggers and ``default_root_dir`` are used.
+        model: a ``DiffusionPrior``.
+        datamodule: its test samples are the targets, its training samples the adversary's images.
+        options: see there.
+
+    Returns:
+        The result; None on other ranks.
+
+    Raises:
+        ConfigurationError: if parts do not fit together, or targets are among the prior's images.
+    """
+    if not isinstance(model, DiffusionPrior):
+        raise ConfigurationError(
+            f"the model of an audit is the adversary's prior, a DiffusionPrior, not a "
+            f"{type(model).__name__}; to audit a training of your own, put the callback "
+            "ReconstructionAudit into its trainer"
+        )
+    levels = _noise_multipliers(options)
+    cache = None if options.prior_cache is None else Path(options.prior_cache)
+    prior = ready_prior(trainer, model, datamodule, cache)
+    if not trainer.is_global_zero:
+        return None
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    device = trainer.strategy.root_device
+    prior = prior.to(device).eval()
+    network = prior.average
+    records, names = _take(datamodule.test_dataset, options.targets)  # type: ignore[attr-defined]
+    _check_shape(records, network.image_shape)
+    targets = model.units.images_to_prior(records)
+    notes = [_overlap(prior, targets, options.allow_overlap)]
+    images, labels = _references(datamodule, prior, model.units, options)
+    if images is not None:
+        _refuse_targets_among(images, targets, options.allow_overlap)
+    attacks = _attacks(options, images)
+    for attack in attacks:
+        attack.prepare(None if images is None else images.to(device), network)
+    norms = records.flatten(1).norm(dim=1)
+    seen = [observe_simulated(records, s, model.units, options.seed) for s in levels]
+    if not options.known_norm:
+        typical = model.units.from_prior(images if images is not None else prior.sample(256).cpu())
+        start = float(typical.flatten(1).norm(dim=1).mean())
+        seen = [
+            with_estimated_norms(level, norms, model.units, network, start, device=device)
+            for level in seen
+        ]
+    estimates = _run_all(attacks, seen, options, device)
+    classify = _classifier(options, images, labels, model, device)
+    study = AuditStudy(
+        targets,
+        norms,
+        seen,
+        estimates,
+        _scores(estimates, seen, targets, classify, options.perceptual, images),
+        timesteps_of(network, [_on_cpu(level) for level in seen]),
+        None if images is None else GaussianPrior.from_images(images / 2).eigenvalues,
+        options.delta,
+        options.kappa,
+        _facts(
+            prior,
+            datamodule,
+            options,
+            records,
+            names,
+            images,
+        ),
+        [note for note in notes if note],
+    )
+    return _write(trainer, study, prior, options, device)
+
+
+def _noise_multipliers(options: Options) -> list[float]:
+    mu = list(options.mu)
+    if options.epsilon is not None:
+        mu = [float(gdp_mu(e, options.delta)) for e in options.epsilon]
+    if not mu or min(mu) <= 0:
+        raise ConfigurationError(f"noise levels mu={mu}; give positive numbers")
+    if options.targets < 1 or options.batch_size < 1:
+        raise ConfigurationError("targets and batch_size must be at least 1")
+    return [1 / m for m in sorted(mu)]
+
+
+def _take(dataset: Any, count: int) -> tuple[Tensor, Tensor]:
+    """``count`` evenly spaced samples: inputs and labels."""
+    total = len(dataset)
+    chosen = torch.linspace(0, total - 1, min(count, total)).round().long().unique().tolist()
+    samples = [dataset[i] for i in chosen]
+    x = torch.stack([torch.as_tensor(sample[0]) for sample in samples])
+    return x, torch.tensor([int(sample[1]) for sample in samples])
+
+
+def _check_shape(records: Tensor, wanted: tuple[int, int, int]) -> None:
+    if tuple(records.shape[1:]) != wanted:
+        raise ConfigurationError(
+            f"the targets have shape {tuple(records.shape[1:])}, the prior is for {wanted}; take a "
+            "prior for images of this size, or resize the data"
+        )
+
+
+def _overlap(prior: DiffusionPrior, targets: Tensor, allowed: bool) -> str:
+    if prior.hashes is None:
+        return (
+            "It is not known which images the prior was trained on. If the targets were among "
+            "them, the reconstructions are memories, not leaks."
+        )
+    shared = int(shared_images(targets, prior.hashes).sum())
+    if shared and not allowed:
+        raise ConfigurationError(
+            f"{shared} of {len(targets)} targets are among the images that the prior was trained "
+            "on, so that it may simply remember them; take other targets, or allow_overlap: true"
+        )
+    return f"{shared} targets are among the prior's training images." if shared else ""
+
+
+def _refuse_targets_among(images: Tensor, targets: Tensor, allowed: bool) -> None:
+    shared = int(shared_images(targets, image_hashes(images)).sum())
+    if shared and not allowed:
+        raise ConfigurationError(
+            f"{shared} of {len(targets)} targets are among the adversary's images; take other "
+            "targets, or allow_overlap: true"
+        )
+
+
+def _references(
+    datamodule: LightningDataModule, prior: DiffusionPrior, units: PixelRange, options: Options
+) -> tuple[Tensor | None, Tensor | None]:
+    """The adversary's images in [-1, 1], with labels where there are any."""
+    if options.references == "none":
+        return None, None
+    if options.references == "samples":
+        generator = torch.Generator().manual_seed(options.seed)
+        return prior.sample(min(options.max_references, 512), generator=generator).cpu(), None
+    data: Any = datamodule
+    x, labels = _take(data.plain_train_dataset, options.max_references)
+    return units.images_to_prior(x), labels
+
+
+def _attacks(options: Options, images: Tensor | None) -> list[Reconstructor]:
+    if options.methods is not None:
+        attacks = list(options.methods)
+        if not any(isinstance(a, PriorMean) for a in attacks) and images is not None:
+            attacks.insert(0, PriorMean())  # without it no error can be judged
+    else:
+        attacks = [Identity(), Clamp(), PriorMean(), Wiener(), EmpiricalBayes(), MMSE(), DDIM()]
+        if images is None:
+            attacks = [attack for attack in attacks if not attack.uses_images]
+    names = [attack.name for attack in attacks]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"two attacks have one name: {', '.join(names)}")
+    return attacks
+
+
+def _run_all(
+    attacks: Sequence[Reconstructor],
+    seen: Sequence[Observed],
+    options: Options,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    calls = sum(map(network_calls, attacks)) * len(seen) * len(seen[0].y)
+    _log.info(
+        "audit: %d attacks on %d targets at %d noise levels, %d network calls for single images",
+        len(attacks),
+        len(seen[0].y),
+        len(seen),
+        calls,
+    )
+    found = {}
+    for attack in attacks:
+        begin = time.monotonic()
+        found[attack.name] = run_attack(attack, seen, options.batch_size, options.seed, device)
+        _log.info("audit: %s in %.1f s", attack.name, time.monotonic() - begin)
+    return found
+
+
+def _scores(
+    estimates: Mapping[str, Tensor],
+    seen: Sequence[Observed],
+    targets: Tensor,
+    classify: Callable[[Tensor], Tensor] | None,
+    perceptual: nn.Module | None,
+    images: Tensor | None,
+) -> dict[str, dict[str, Tensor]]:
+    guess = None
+    if images is not None:
+        guess = ((targets - images.mean(0)) / 2).double().square().flatten(1).mean(1)
+    truth = None if classify is None else classify(targets)
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, levels in estimates.items():
+        rows: list[dict[str, Tensor]] = []
+        for level, x in zip(seen, levels, strict=True):
+            row = image_scores(x, targets)
+            row["residual"] = residual_ratio(level.y, x, level.noise_std).double()
+            if guess is not None:
+                row["gain"] = 1 - row["mse"] / guess.mean()
+            if classify is not None:
+                row["labels"] = (classify(x) == truth).double()
+            if perceptual is not None:
+                with torch.no_grad():
+                    row["perceptual"] = perceptual(x.float(), targets.float()).double().view(-1)
+            rows.append(row)
+        found[name] = {metric: torch.stack([row[metric] for row in rows]) for metric in rows[0]}
+    return found
+
+
+def _classifier(
+    options: Options,
+    images: Tensor | None,
+    labels: Tensor | None,
+    model: DiffusionPrior,
+    device: torch.device,
+) -> Callable[[Tensor], Tensor] | None:
+    """Images in [-1, 1] to classes, by the given network or a support vector machine."""
+    if options.classifier is not None:
+        net = options.classifier.to(device).eval()
+
+        @torch.no_grad()
+        def by_network(x: Tensor) -> Tensor:
+            found: Tensor = net(model.units.from_prior(x.to(device))).argmax(1).cpu()
+            return found
+
+        return by_network
+    if images is None or labels is None or len(labels.unique()) < 2 or images[0].numel() > 4096:
+        return None
+    from sklearn.svm import SVC
+
+    machine = SVC(C=10).fit(images.flatten(1).numpy(), labels.numpy())
+    return lambda x: torch.from_numpy(machine.predict(x.clamp(-1, 1).flatten(1).numpy()))
+
+
+def _facts(
+    prior: DiffusionPrior,
+    datamodule: LightningDataModule,
+    options: Options,
+    records: Tensor,
+    labels: Tensor,
+    images: Tensor | None,
+) -> dict[str, str]:
+    references = 0 if images is None else len(images)
+    known = "unknown" if prior.hashes is None else f"{len(prior.hashes)} images, none a target"
+    return {
+        "targets": f"{len(records)} test images of {type(datamodule).__name__}, shape "
+        f"{tuple(records.shape[1:])}, {len(labels.unique())} classes",
+        "input range of the audited network": f"[{float(records.min()):.3g}, "
+        f"{float(records.max()):.3g}]; norms {float(records.flatten(1).norm(dim=1).min()):.3g} to "
+        f"{float(records.flatten(1).norm(dim=1).max()):.3g}",
+        "prior": f"{prior.path or 'trained here'} "
+        f"({sum(p.numel() for p in prior.average.parameters()):,} parameters, prediction "
+        f"{prior.average.schedule.prediction})",
+        "prior's training data": known,
+        "adversary's images": f"{references} ({options.references})",
+        "norm of the record": "known to the attacker" if options.known_norm else "estimated",
+        "noise": "simulated: that of one step in which the record takes part, at the optimum of "
+        "the attack without a prior",
+        "seed": str(options.seed),
+    }
+
+
+def _on_cpu(level: Observed) -> Observed:
+    return Observed(level.noise_multiplier, level.y.cpu(), level.noise_std.cpu(), level.simulated)
+
+
+def _write(
+    trainer: Trainer,
+    study: AuditStudy,
+    prior: DiffusionPrior,
+    options: Options,
+    device: torch.device,
+) -> AuditResult:
+    folder = Path(options.dirpath or Path(trainer.default_root_dir) / "audit")
+    more = []
+    if options.other_priors:
+        shift = _shift(study, prior, options, device)
+        caption = (
+            "The same observations, reconstructed by adversaries with different ideas of pictures, "
+            "against how badly each idea describes the targets."
+        )
+        more.append(("prior_shift", caption, shift))
+    report = write_audit(study, folder, None, 8, more)
+    laws = laws_of(study)
+    last = summary_rows(study, laws)
+    for logger in trainer.loggers:
+        for level in study.levels:
+            values = {
+                f"audit/{row.attack.replace(' ', '_')}/{row.metric}": row.mean
+                for row in last
+                if row.mu == level.mu
+            }
+            logger.log_metrics({**values, "audit/mu": level.mu})
+        logger.save()
+    log_media(trainer, "audit/summary", summary_table(study, laws))
+    for name in ("risk", "overview"):
+        from PIL import Image
+
+        pixels = torch.from_numpy(_array(Image.open(folder / f"{name}.png")))
+        log_media(trainer, f"audit/{name}", pixels)
+    return AuditResult(study, report)
+
+
+def _array(picture: Any) -> Any:
+    import numpy as np
+
+    return np.ascontiguousarray(np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0))
+
+
+def _shift(study: AuditStudy, prior: DiffusionPrior, options: Options, device: torch.device) -> Any:
+    """The map of prior shift: gain of each prior over its distance from the best."""
+    priors: dict[str, DiffusionPrior] = {"this prior": prior}
+    for name, path in cast(Mapping[str, str], options.other_priors).items():
+        other = DiffusionPrior.from_pretrained(path).to(device).eval()
+        _check_shape(study.targets, other.average.image_shape)
+        priors[name] = other
+    guess = ((study.targets - study.targets.mean(0)) / 2).double().square().mean()
+    mean = study.estimates.get("prior mean")
+    if mean is not None:
+        guess = ((study.targets - mean[0]) / 2).double().square().mean()
+    gains, curves = {}, {}
+    for name, one in priors.items():
+        attack = MMSE()
+        attack.prepare(None, one.average)
+        found = run_attack(attack, study.levels, options.batch_size, options.seed, device)
+        errors = ((found - study.targets) / 2).double().square().flatten(1).mean(1)
+        gains[name] = (1 - errors / guess).tolist()
+        curves[name] = denoising_curve(
+            one.average.schedule, one.average, study.targets.to(device), _CURVE, options.seed
+        )
+    best = torch.stack(list(curves.values())).min(0).values
+    distances = {name: excess_bits(_CURVE, curve, best) for name, curve in curves.items()}
+    return shift_figure([level.mu for level in study.levels], gains, distances)

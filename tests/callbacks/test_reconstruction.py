@@ -1,0 +1,255 @@
+"""The audit of a running private training: neutral, and right about the noise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from private_kit import REPEATABLE, fit, weights
+from torch import nn
+
+from lightning_priv.callbacks import ReconstructionAudit
+from lightning_priv.callbacks._observations import noise_of
+from lightning_priv.data import Digits, Swapped
+from lightning_priv.errors import ConfigurationError
+from lightning_priv.nn.diffusion import DiffusionNetwork
+from lightning_priv.nn.leak import LeakLayer
+from lightning_priv.nn.reconstructors import Identity, Wiener
+from lightning_priv.strategies import DPSGDStrategy
+from lightning_priv.strategies.noise import DefaultNoise
+
+QUIET = {"probe": False, "log_epsilon_every_n_steps": 0}
+
+
+@pytest.fixture(autouse=True)
+def _no_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures take seconds: only one test draws them."""
+    if "writes" not in request.node.name:
+        place = "lightning_priv.callbacks.reconstruction.write_audit"
+        monkeypatch.setattr(place, lambda study, folder, noise: folder)
+
+
+class Attacked(pl.LightningModule):
+    """A digits network behind a leak layer."""
+
+    def __init__(self, rows: int = 1, silent: int = 1, leaks: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        net: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.net = LeakLayer(net, (1, 8, 8), rows, 1000.0, silent) if leaks else net
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+class ReadingData(Swapped):
+    """360 digits to train on; the others are public."""
+
+    def __init__(self, batch_size: int = 6) -> None:
+        super().__init__(Digits(batch_size=batch_size, val_size=0))
+
+
+def train(
+    audit: ReconstructionAudit | None,
+    steps: int = 12,
+    module: Attacked | None = None,
+    batch_size: int = 6,
+    **options: Any,
+) -> tuple[pl.Trainer, Attacked]:
+    settings = {**REPEATABLE, **QUIET, "noise_multiplier": 0.2, **options}
+    module = module or Attacked()
+    trainer = pl.Trainer(
+        strategy=DPSGDStrategy(**settings),
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[] if audit is None else [audit],
+    )
+    torch.manual_seed(1)
+    trainer.fit(module, datamodule=ReadingData(batch_size))
+    return trainer, module
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusion model with random weights: that it is bad does not matter here."""
+    path = tmp_path_factory.mktemp("prior")
+    torch.manual_seed(0)
+    DiffusionNetwork.build((1, 8, 8), (8, 8), 1, [False, False], 4).save_pretrained(path)
+    return path
+
+
+def test_training_is_the_same_to_the_last_bit(prior: Path) -> None:
+    _, alone = train(None)
+    state = torch.get_rng_state()
+    audit = ReconstructionAudit(
+        str(prior), every_n_steps=3, max_targets=3, noise_levels=[4.0], dirpath="audit"
+    )
+    _, watched = train(audit)
+    assert torch.equal(weights(alone), weights(watched))
+    assert torch.equal(state, torch.get_rng_state())
+    assert audit.study is not None
+    assert set(audit.study.estimates) == {
+        *("observation", "clamp", "prior mean", "wiener", "mmse", "ddim-25")
+    }
+    assert not watched.net._forward_pre_hooks
+
+
+def test_what_it_writes_says_what_is_real_and_what_is_simulated() -> None:
+    audit = ReconstructionAudit(
+        every_n_steps=2, max_targets=4, noise_levels=[2.0, 20.0], dirpath="audit"
+    )
+    trainer, _ = train(audit)
+    study, noise = audit.study, audit.noise
+    assert study is not None
+    assert noise is not None
+    assert [(round(v.mu, 6), v.simulated) for v in study.levels] == [
+        (2.0, True), (5.0, False), (20.0, True),
+    ]  # fmt: skip
+    # the targets are training records, each once
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    everything = (2 * data.train_dataset.inputs() - 1).flatten(1)
+    assert (torch.cdist(study.targets.flatten(1), everything).min(1).values < 1e-5).all()
+    assert len(study.targets) == 4
+    found = {path.name for path in Path("audit").iterdir()}
+    assert {
+        *("report.html", "metrics.csv", "summary.json", "risk.png", "overview.png"),
+        *("grid_mu2.png", "grid_mu5_run.png", "grid_mu20.png"),
+    } <= found
+    page = Path("audit/report.html").read_text()
+    assert "a lower bound on the risk" in page
+    assert "the run&#x27;s own noise" in page
+    assert "for their owner only" in page
+    facts = json.loads(Path("audit/summary.json").read_text())
+    assert facts["noise"]["flags"] == []
+    assert facts["noise"]["low"] < 0.2 < facts["noise"]["high"]
+    assert noise.count == 6 * 64
+
+
+def test_observations_of_a_run_have_the_noise_that_they_are_said_to_have() -> None:
+    audit = ReconstructionAudit(
+        every_n_steps=1, max_targets=60, methods=[Identity(), Wiener()], dirpath="audit"
+    )
+    train(audit, 30)
+    study = audit.study
+    assert study is not None
+    (level,) = study.levels
+    error = (level.y - study.targets).flatten(1) / level.noise_std[:, None]
+    # the records of a step share its noise: count steps, not records
+    assert float(error.square().mean()) == pytest.approx(1, rel=4 * (2 / (64 * 15)) ** 0.5)
+    torch.testing.assert_close(  # at the optimum: sigma |x|, doubled by the range of the prior
+        level.noise_std.double(), (2 * 0.2 * study.record_norms).double(), rtol=2e-3, atol=0
+    )
+    wiener = study.scores["wiener"]["mse"].mean()
+    assert wiener < study.scores["observation"]["mse"].mean()
+    seen = audit._observations
+    assert len(seen.members) == len(seen.others) <= 30
+    assert abs(sum(seen.members) / len(seen.members) - 1) < 5 * 0.2 / len(seen.members) ** 0.5
+    assert abs(sum(seen.others) / len(seen.others)) < 5 * 0.2 / len(seen.others) ** 0.5
+    text = study.facts["empirical lower bound of one step"]
+    bound = float(text.split("mu >= ")[1].split(" ")[0])
+    assert 0.5 < bound < 5.0
+
+
+def test_contrasts_of_rows_are_noise_alone() -> None:
+    layer = LeakLayer(nn.Flatten(), (1, 8, 8), rows=5, silent_rows=0)
+    rows = torch.randn(64).expand(5, 64)
+    assert float(noise_of(layer, rows).abs().max()) < 1e-5
+    noise = 0.3 * torch.randn(5, 64_000)
+    found = noise_of(LeakLayer(nn.Flatten(), (1, 64_000), 5, silent_rows=0), noise)
+    torch.testing.assert_close(found @ found.T / 64_000, 0.09 * torch.eye(4), rtol=0, atol=2e-3)
+    audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")
+    train(audit, 8, Attacked(rows=4, silent=0))
+    assert audit.noise is not None
+    assert (audit.noise.flags, audit.noise.count) == ((), 8 * 3 * 64)
+
+
+FAULTS = {
+    "no noise": (lambda noise: 0 * noise, "no noise"),
+    "half": (lambda noise: 0.5 * noise, "0.5"),
+    "doubled": (lambda noise: 2**0.5 * noise, "1.4"),
+    "low precision": (lambda noise: noise.bfloat16().float(), "bfloat16"),
+    "one sign": (lambda noise: noise.abs(), "centred"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrongly_noised_run_is_flagged(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, words = FAULTS[fault]
+
+    def add_to(self: DefaultNoise, values: torch.Tensor, standard_deviation: float) -> None:
+        drawn = torch.randn(values.shape, generator=self.generator) * standard_deviation
+        values += change(drawn)
+
+    monkeypatch.setattr(DefaultNoise, "add_to", add_to)
+    audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")
+    train(audit, 6)
+    assert audit.noise is not None
+    assert any(words in flag for flag in audit.noise.flags), audit.noise.flags
+
+
+def test_a_noise_that_repeats_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_to(self: DefaultNoise, values: torch.Tensor, standard_deviation: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        values += torch.randn(values.shape, generator=generator) * standard_deviation
+
+    monkeypatch.setattr(DefaultNoise, "add_to", add_to)
+    audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")
+    train(audit, 4)
+    assert audit.noise is not None
+    assert any("seed was reused" in flag for flag in audit.noise.flags)
+
+
+def test_empty_batches_are_steps_without_targets() -> None:
+    audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")
+    train(audit, 20, batch_size=1)
+    assert 0 in audit._observations.batches
+    assert audit.noise is not None
+    assert audit.noise.count == 20 * 64
+
+
+def test_unknown_norms_need_a_prior(prior: Path) -> None:
+    with pytest.raises(ConfigurationError, match="known_norm"):
+        train(ReconstructionAudit(every_n_steps=2, known_norm=False, dirpath="audit"), 4)
+    audit = ReconstructionAudit(
+        str(prior), every_n_steps=2, known_norm=False, methods=[Identity()], dirpath="audit"
+    )
+    train(audit, 4)
+    assert audit.study is not None
+    assert "estimated" in audit.study.facts["norm of the record"]
+
+
+def test_what_cannot_be_audited_is_refused(prior: Path) -> None:
+    with pytest.raises(ConfigurationError, match="0 leak layers"):
+        train(ReconstructionAudit(), 2, Attacked(leaks=False))
+    with pytest.raises(ConfigurationError, match="flat clipping"):
+        train(ReconstructionAudit(), 2, clipping="automatic")
+    with pytest.raises(ConfigurationError, match="audits private training"):
+        fit("auto", Attacked(), ReadingData().data, loader=[], callbacks=[ReconstructionAudit()])
+    data = ReadingData()
+    data.setup()
+    from lightning_priv.functional.audit import image_hashes
+
+    hashes = image_hashes(2 * data.train_dataset.inputs() - 1)
+    file = prior / "training_hashes.json"
+    file.write_text(json.dumps(hashes))
+    try:
+        options = {"every_n_steps": 2, "methods": [Identity()], "dirpath": "audit"}
+        with pytest.raises(ConfigurationError, match="simply remember them"):
+            train(ReconstructionAudit(str(prior), **options), 4)  # type: ignore[arg-type]
+        train(ReconstructionAudit(str(prior), allow_overlap=True, **options), 4)  # type: ignore[arg-type]
+    finally:
+        file.unlink()
+    for wrong in (
+        {"every_n_steps": 0}, {"max_targets": 0}, {"noise_levels": [0.0]}, {"kappa": 1.0},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="="):
+            ReconstructionAudit(**wrong)  # type: ignore[arg-type]

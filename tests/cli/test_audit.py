@@ -1,0 +1,171 @@
+"""The subcommand audit and the demos of audits; the full prior is trained with the mark slow."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import CONFIGS, CommandLine
+
+from lightning_priv.data import Digits
+from lightning_priv.functional.audit import image_hashes
+from lightning_priv.models import DiffusionPrior
+
+DIGITS = CONFIGS / "demo/audit_digits.yaml"
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
+FEW = (*QUIET, "--trainer.max_steps", 3, "--targets", 4, "--mu", "[4, 16]")
+ATTACKS = "[{class_path: lightning_priv.nn.reconstructors.Wiener}]"
+
+
+def save_prior(path: Path, side: int = 8) -> Path:
+    """A small prior with random weights that says it has seen no image."""
+    torch.manual_seed(0)
+    prior = DiffusionPrior(
+        image_shape=[1, side, side], block_channels=[8, 8], attention=[False] * 2, norm_groups=4
+    )
+    prior.save_pretrained(path)
+    return path
+
+
+def test_audit_in_a_few_steps_keeps_its_prior(command_line: CommandLine) -> None:
+    shown = command_line.ok("audit", "--config", DIGITS, *FEW)
+    folder = Path("runs/audit_digits/audit")
+    assert "a lower bound on the risk" in shown
+    assert shown.splitlines()[-1] == f"report: {folder / 'report.html'}"
+    found = {path.name for path in folder.iterdir()}
+    assert {"grid_mu4.png", "grid_mu16.png", "overview.png", "risk.png", "report.html"} <= found
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    attacks = {row["attack"] for row in rows}
+    assert attacks == {
+        *("observation", "clamp", "prior mean", "wiener", "empirical bayes", "mmse", "ddim-25")
+    }
+    assert len(rows) == len(attacks) * 2 * 4
+    assert {row["simulated"] for row in rows} == {"True"}
+    summary = json.loads((folder / "summary.json").read_text())
+    laws = summary["laws"]
+    assert laws["epsilon"][0] == pytest.approx(24.38, rel=1e-3)  # the table of the bounds
+    observed = [
+        row["mean"] for row in summary["summary"]
+        if (row["attack"], row["metric"]) == ("observation", "mse")
+    ]  # fmt: skip
+    assert observed == pytest.approx(laws["no_prior"], rel=0.3)
+    assert {row["metric"] for row in summary["summary"]} == {
+        *("mse", "psnr", "ssim", "residual", "gain", "labels")
+    }
+    # the prior is not trained again, and other steps mean another prior
+    weights = Path("runs/audit_digits/prior/unet/diffusion_pytorch_model.safetensors")
+    before = weights.stat().st_mtime_ns
+    few = ("--methods", ATTACKS)
+    command_line.ok("audit", "--config", DIGITS, *FEW, *few)
+    assert weights.stat().st_mtime_ns == before
+    command_line.ok("audit", "--config", DIGITS, *FEW, *few, "--trainer.max_steps", 2)
+    assert weights.stat().st_mtime_ns > before
+
+
+def test_a_given_prior_with_unknown_norms_other_priors_and_epsilons(
+    command_line: CommandLine,
+) -> None:
+    given, other = save_prior(Path("given")), save_prior(Path("other"))
+    shown = command_line.ok(
+        *("audit", "--config", DIGITS, *FEW, "--methods", ATTACKS),
+        *("--model.init_args.path", given, "--other_priors", f"{{another: {other}}}"),
+        *("--known_norm", "false", "--epsilon", "[10, 200]", "--references", "train"),
+    )
+    assert "report: " in shown
+    folder = Path("runs/audit_digits/audit")
+    assert (folder / "prior_shift.png").is_file()
+    facts = json.loads((folder / "summary.json").read_text())
+    assert facts["laws"]["epsilon"] == pytest.approx([10, 200], rel=1e-4)
+    assert facts["facts"]["norm of the record"] == "estimated"
+    for file in (given, other):
+        (file / "training_hashes.json").unlink()
+    command_line.ok(
+        *("audit", "--config", DIGITS, *FEW, "--model.init_args.path", given),
+        *("--references", "none", "--methods", "[{class_path: lightning_priv.nn.denoisers.MMSE}]"),
+    )
+    assert "not known which images" in (folder / "report.html").read_text()
+
+
+def test_what_does_not_fit_is_refused_in_one_line(command_line: CommandLine) -> None:
+    given = save_prior(Path("given"))
+    data = Digits()
+    data.setup()
+    hashes = image_hashes(2 * data.test_dataset.inputs() - 1)
+    (given / "training_hashes.json").write_text(json.dumps(hashes))
+    words = ("audit", "--config", DIGITS, *FEW, "--methods", ATTACKS)
+    refused = command_line.run(*words, "--model.init_args.path", given)
+    assert refused.code == 1
+    assert "4 of 4 targets are among the images that the prior was trained on" in refused.err
+    command_line.ok(*words, "--model.init_args.path", given, "--allow_overlap", "true")
+    missing = command_line.run(*words, "--model.init_args.path", "nowhere")
+    assert missing.code == 1
+    assert "nothing is downloaded" in missing.err
+    large = command_line.run(*words, "--model.init_args.path", save_prior(Path("large"), 16))
+    assert "the prior is for (1, 16, 16)" in large.err
+    twice = f"{ATTACKS[:-1]}, {ATTACKS[1:]}"
+    same = command_line.run(*words[:-1], twice, "--model.init_args.path", given,
+                            "--allow_overlap", "true")  # fmt: skip
+    assert "two attacks have one name" in same.err
+
+
+def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
+    prior = save_prior(Path("prior"))
+    command_line.ok(
+        *("fit", "--config", CONFIGS / "demo/audit_dp_run.yaml", *QUIET),
+        *("--trainer.max_steps", 6, "--trainer.callbacks.init_args.prior", prior),
+        *("--trainer.callbacks.init_args.methods", ATTACKS),
+    )
+    folder = Path("runs/audit_dp_run/version_0/audit")
+    facts = json.loads((folder / "summary.json").read_text())
+    assert facts["noise"]["flags"] == []
+    assert facts["noise"]["low"] < 0.125 < facts["noise"]["high"]
+    assert facts["laws"]["mu"] == pytest.approx([2, 4, 8, 16])
+    assert (folder / "grid_mu8_run.png").is_file()
+
+
+def test_the_demo_of_faces_in_a_few_steps(command_line: CommandLine) -> None:
+    pytest.importorskip("skimage")
+    command_line.ok(
+        *("audit", "--config", CONFIGS / "demo/audit_faces.yaml", *QUIET),
+        *("--trainer.max_steps", 2, "--targets", 2, "--mu", "[32]", "--methods", ATTACKS),
+    )
+    facts = json.loads(Path("runs/audit_faces/audit/summary.json").read_text())
+    assert facts["facts"]["targets"].startswith("2 test images of LFWFaces, shape (1, 24, 24)")
+
+
+@pytest.mark.slow
+def test_the_diffusion_prior_beats_the_wiener_filter_on_digits(command_line: CommandLine) -> None:
+    """192 disjoint targets, pixels in [-1, 1] for the network as in the published prototype."""
+    attacks = ", ".join(
+        [
+            "{class_path: lightning_priv.nn.reconstructors.Wiener}",
+            "{class_path: lightning_priv.nn.denoisers.MMSE}",
+            "{class_path: lightning_priv.nn.denoisers.DDIM, init_args: {steps: 25}}",
+            "{class_path: lightning_priv.nn.denoisers.DDPM, init_args: {steps: 25}}",
+        ]
+    )
+    # norms of [-1, 1] pixels are about 1.75 times those of [0, 1], of which the noise is doubled:
+    # the levels below are those of the prototype times 2 / 1.75
+    levels = [6, 8, 12, 16, 24, 32, 64]
+    mu = [2 / 1.75 * m for m in levels]
+    command_line.ok(
+        *("audit", "--config", DIGITS, *QUIET, "--trainer.max_steps", 3300),
+        *("--targets", 192, "--mu", str(mu), "--methods", f"[{attacks}]"),
+    )
+    summary = json.loads(Path("runs/audit_digits/audit/summary.json").read_text())["summary"]
+    error = {
+        name: [r["mean"] for r in summary if (r["attack"], r["metric"]) == (name, "mse")]
+        for name in ("wiener", "mmse", "ddim-25", "ddpm-25")
+    }
+    for k, level in enumerate(levels):
+        wiener, mmse, ddim, ddpm = (error[name][k] for name in error)
+        assert mmse < wiener
+        assert mmse <= 1.02 * ddim
+        if 8 <= level <= 32:
+            assert mmse < 0.8 * wiener
+        if level >= 8:
+            assert ddim < wiener
+        if level <= 32:
+            assert 1.4 * mmse < ddpm < 2.2 * mmse
