@@ -15,7 +15,7 @@ from lightning_priv.functional import Shards
 from lightning_priv.protocols import LabelPool
 
 from ._extraction import _transferred
-from ._layer_features import LayerFeatures, _forward, undisturbed
+from ._layer_features import LayerFeatures, forward, undisturbed
 from .fixed_masks import FixedMasks
 
 __all__ = ["Outputs", "pool_view"]
@@ -215,7 +215,7 @@ class _Reader:
             return own(inputs)
         seen: list[Any] = []
         with self.pl_module.register_forward_hook(lambda _, __, out: seen.append(out)):
-            _forward(self.pl_module, inputs)
+            forward(self.pl_module, inputs)
         if not seen:
             raise UnsupportedModuleError(
                 f"lsi_forward of {type(self.pl_module).__name__} does not call forward; write "

@@ -7,5 +7,4 @@ from .ensemble import EnsembleModule as EnsembleModule
 from .mean_vote import MeanVote as MeanVote
 from .inception import InceptionFeatures as InceptionFeatures
 from .vae import HyperbolicVAE as HyperbolicVAE
-from .ensemble import MeanVote as MeanVote
 from .diffusion import DiffusionPrior as DiffusionPrior

@@ -18,7 +18,7 @@ from lightning_priv.callbacks.pool_report import log_round, metric_of, write_rep
 from lightning_priv.data import ActivePool
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.protocols import is_private
-from lightning_priv.workflows.multiplicity.train import quiet
+from lightning_priv.workflows.multiplicity.quiet import quiet
 
 from .options import Options
 from .record import Record, Start

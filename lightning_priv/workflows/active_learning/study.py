@@ -18,7 +18,7 @@ from lightning_priv.errors import ConfigurationError
 from lightning_priv.models import Classifier
 from lightning_priv.reports.labelling import Curves, curves_figure, saving_table
 from lightning_priv.reports.tables import Cell, Table
-from lightning_priv.workflows.multiplicity.train import quiet
+from lightning_priv.workflows.multiplicity.quiet import quiet
 
 from .options import Options
 from .rounds import round_seed
