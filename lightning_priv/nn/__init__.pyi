@@ -19,3 +19,4 @@ from .latent import LatentSpace as LatentSpace
 from .latent import LorentzLatent as LorentzLatent
 from .latent import PoincareLatent as PoincareLatent
 from .vae import VAENetwork as VAENetwork
+from .nearest_centroid import NearestCentroid as NearestCentroid
