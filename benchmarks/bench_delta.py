@@ -1,6 +1,6 @@
 """Time and memory of Gromov's delta of random points: ours against the product in one piece.
 
-    python benchmarks/bench_delta.py
+python benchmarks/bench_delta.py
 """
 
 import argparse
