@@ -188,9 +188,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     panels: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    print(
-        f"| part | network | value | accuracy, % | parameters | ms a step | saved MiB |\n{'|---' * 7}|"
-    )
+    print("| part | network | value | accuracy, % | parameters | ms a step | saved MiB |")
+    print("|---" * 7 + "|")
     for part in options.parts:
         rows = settings(part)
         for setting in rows[:: len(rows) // 2] if options.smoke else rows:
