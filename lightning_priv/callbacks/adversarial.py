@@ -117,7 +117,8 @@ class AdversarialEvaluation(Callback):
         for name, metric in self._metrics.items():
             values = metric.compute().reshape(-1).tolist()  # torchmetrics squeezes
             for epsilon, value in zip(self.epsilons, values, strict=True):
-                pl_module.log(f"test/accuracy_{name}_{epsilon:g}", value)
+                # the metric has the samples of all processes: equal values are averaged
+                pl_module.log(f"test/accuracy_{name}_{epsilon:g}", value, sync_dist=True)
             curves[name] = [(0.0, clean), *zip(self.epsilons, values, strict=True)]
         rows = [(name, e, v) for name, points in curves.items() for e, v in points]
         title = f"accuracy under attack ({self.attack_space} space)"

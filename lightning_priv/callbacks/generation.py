@@ -20,6 +20,7 @@ __all__ = ["GenerationQuality"]
 
 _log = logging.getLogger(__name__)
 _EXTRACTOR_SEED = 0
+_EXTRACTOR_SAMPLES = 10_000
 _LEAST_KID = 2
 
 
@@ -45,9 +46,9 @@ class GenerationQuality(Callback):
     The features come from ``extractor``: FIDs compare with published ones only if it is the
     Inception network of that publication (``lightning_priv.models.InceptionFeatures`` reads its
     weights from a file). Without an extractor nothing of the kind is at hand offline: then a small
-    CNN is trained on the labels of the training part, always from the same seed, and the metrics
-    are called ``fid_offline_...`` and ``kid_offline_...``. They rank models on one data set and
-    compare with nothing else.
+    CNN is trained on the labels of the training part (10,000 of its samples at most), always from
+    the same seed, and the metrics are called ``fid_offline_...`` and ``kid_offline_...``. They rank
+    models on one data set and compare with nothing else.
 
     Args:
         extractor: from images in [0, 1], shape (B, C, H, W), to features, shape (B, D), with D in
@@ -125,17 +126,18 @@ class GenerationQuality(Callback):
                 self._update("reconstruction", module.decode(module.encode_mean(x)), real=False)
         label = "" if self.extractor is not None else "offline_"
         for what, (fid, kid) in self._metrics.items():
-            pl_module.log(f"test/fid_{label}{what}", fid.compute().float())
-            images = int(min(len(torch.cat(s)) for s in (kid.real_features, kid.fake_features)))
-            if images < self.kid_subset_size:
+            try:
+                with isolate_rng():
+                    torch.manual_seed(0)  # the same subsets on every process
+                    mean, _ = kid.compute()
+            except ValueError as error:
                 raise ConfigurationError(
-                    f"kid_subset_size={self.kid_subset_size}, but there are only {images} images; "
-                    "give a smaller subset"
-                )
-            with isolate_rng():
-                torch.manual_seed(0)
-                mean, _ = kid.compute()
-            pl_module.log(f"test/kid_{label}{what}", mean.float())
+                    f"kid_subset_size={self.kid_subset_size}, but there are fewer images in the "
+                    f"validation or the test part ({error}); give a smaller subset"
+                ) from error
+            # metrics have the samples of all processes: equal values are averaged
+            for name, value in (("fid", fid.compute()), ("kid", mean)):
+                pl_module.log(f"test/{name}_{label}{what}", value.float(), sync_dist=True)
         self._metrics = {}
 
     def _update(self, what: str, images: Tensor, real: bool) -> None:
@@ -151,9 +153,11 @@ class GenerationQuality(Callback):
                 "labels, and it has none; give an extractor, for example "
                 "lightning_priv.models.InceptionFeatures"
             )
-        x, y = dataset.inputs().float(), dataset.targets
         with isolate_rng(), torch.inference_mode(False), torch.enable_grad():
             torch.manual_seed(_EXTRACTOR_SEED)
+            if len(dataset) > _EXTRACTOR_SAMPLES:
+                dataset = dataset.take(torch.randperm(len(dataset))[:_EXTRACTOR_SAMPLES])
+            x, y = dataset.inputs().float(), dataset.targets
             net = SmallCNN(data.num_classes, x.shape[1], width=16)
             optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
             for _ in range(self.offline_epochs):

@@ -87,8 +87,10 @@ class DeltaHyperbolicity(Callback):
                     "that the model uses"
                 )
             points = torch.cat(parts)
-            gathered = trainer.strategy.all_gather(points)
-            points = gathered.reshape(-1, points.shape[-1])
+            # processes may have seen different numbers of samples, and gather equal ones
+            count = torch.tensor(len(points), device=points.device)
+            points = points[: int(trainer.strategy.reduce(count, reduce_op="min"))]
+            points = trainer.strategy.all_gather(points).reshape(-1, points.shape[-1])
             found = delta_hyperbolicity(
                 points,
                 self.subset_size,
@@ -97,7 +99,7 @@ class DeltaHyperbolicity(Callback):
                 torch.Generator().manual_seed(0),
             )
             self.result[name] = found
-            pl_module.log(f"lorentz/delta/{name}", found.relative)
+            pl_module.log(f"lorentz/delta/{name}", found.relative, sync_dist=True)
             marked = "yes" if found.relative < self.threshold else "no"
             rows.append((name, found.relative, found.deviation, found.diameter, marked))
         columns = ["stage", "relative delta", "deviation", "diameter", f"< {self.threshold:g}"]

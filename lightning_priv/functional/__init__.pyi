@@ -5,6 +5,9 @@ from . import multiplicity as multiplicity
 from . import reconstruction as reconstruction
 from .adversarial import fgsm as fgsm
 from .adversarial import pgd as pgd
+from .geodesic_sets import class_centroids as class_centroids
+from .geodesic_sets import pairwise_distance as pairwise_distance
+from .geodesic_sets import radius_certainty as radius_certainty
 from .hyperbolicity import Hyperbolicity as Hyperbolicity
 from .hyperbolicity import delta_hyperbolicity as delta_hyperbolicity
 from .hyperbolicity import gromov_delta as gromov_delta

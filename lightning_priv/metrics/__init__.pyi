@@ -1,3 +1,6 @@
+from .geodesic import FewShotAccuracy as FewShotAccuracy
+from .geodesic import RadiusAUROC as RadiusAUROC
+from .geodesic import RetrievalByDistance as RetrievalByDistance
 from .robustness import RobustAccuracy as RobustAccuracy
 from .reconstruction import ReconstructionBoundCoverage as ReconstructionBoundCoverage
 from .reconstruction import ReconstructionRisk as ReconstructionRisk

@@ -26,3 +26,4 @@ from .vae import VAENetwork as VAENetwork
 from .diffusion import DiffusionNetwork as DiffusionNetwork
 from .leak import ImprintLayer as ImprintLayer
 from .leak import LeakLayer as LeakLayer
+from .nearest_centroid import NearestCentroid as NearestCentroid

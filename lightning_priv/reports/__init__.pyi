@@ -8,3 +8,4 @@ from .tables import Table as Table
 from .latent import image_grid as image_grid
 from .latent import poincare_disk as poincare_disk
 from .latent import radius_histogram as radius_histogram
+from .sweeps import sweep_figure as sweep_figure

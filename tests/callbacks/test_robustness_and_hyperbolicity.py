@@ -2,9 +2,12 @@
 
 import csv
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer, seed_everything
 
 from lightning_priv import functional as fn
@@ -190,3 +193,52 @@ def test_named_modules_and_mistakes():
         run_on(DeltaHyperbolicity(["net.tail"]), model, data)
     with pytest.raises(ValueError, match="max_samples=3"):
         DeltaHyperbolicity(max_samples=3)
+
+
+@pytest.mark.ddp
+def test_two_processes_count_what_one_counts(tmp_path):
+    """The accuracy under attack of two processes is that of one: every sample once."""
+    config = {
+        "seed_everything": 0,
+        "trainer": {
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [
+                {
+                    "class_path": "lightning_priv.callbacks.AdversarialEvaluation",
+                    "init_args": {"epsilons": [16.0], "attacks": ["fgsm"]},
+                },
+                {
+                    "class_path": "lightning_priv.callbacks.DeltaHyperbolicity",
+                    "init_args": {"stages": ["net.body"], "max_samples": 60},
+                },
+            ],
+        },
+        "model": {
+            "class_path": "lightning_priv.models.Classifier",
+            "init_args": {
+                "net": {
+                    "class_path": "lightning_priv.nn.MLP",
+                    "init_args": {"in_features": 64, "num_classes": 10, "hidden": [8]},
+                },
+                "num_classes": 10,
+            },
+        },
+        "data": {"class_path": "lightning_priv.data.Digits", "init_args": {"batch_size": 50}},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    found = {}
+    for devices in (1, 2):
+        words = ["--config", "c.yaml", "--trainer.devices", str(devices)]
+        words += ["--trainer.default_root_dir", f"runs{devices}"]
+        words += ["--trainer.strategy", "ddp"] if devices == 2 else []
+        command = [sys.executable, "-m", "lightning_priv", "test", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        (table,) = (tmp_path / f"runs{devices}").rglob("metrics.csv")
+        with table.open() as file:
+            (found[devices],) = csv.DictReader(file)
+    for name in ("test/accuracy", "test/accuracy_fgsm_16"):
+        assert float(found[1][name]) == pytest.approx(float(found[2][name]), abs=1e-6)
+    assert 0 < float(found[2]["lorentz/delta/net.body"]) < 1
