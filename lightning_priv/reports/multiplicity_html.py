@@ -250,8 +250,8 @@ def _method(facts: Mapping[str, Any]) -> str:
     return (
         f"<h2>How this was done</h2><p class='soft'>{choice}; every number above was computed on "
         f"{_text(facts['stage'])} samples. Baseline: {_text(str(facts['baseline']))}. Rule: "
-        f"{_text(facts['rule']['shown'])}. {_text(facts['rule']['guarantee'])} A sample with equally "
-        "many votes for two classes is deferred by every rule but majority.</p>"
+        f"{_text(facts['rule']['shown'])}. {_text(facts['rule']['guarantee'])} A sample with "
+        "equally many votes for two classes is deferred by every rule but majority.</p>"
     )
 
 

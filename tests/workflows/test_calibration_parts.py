@@ -12,8 +12,12 @@ from lightning_priv.functional.multiplicity import (
     least_calibration_samples,
 )
 from lightning_priv.reports.multiplicity_votes import Votes
-from lightning_priv.workflows.multiplicity.calibrate import validation_parts
+from lightning_priv.workflows.multiplicity.calibrate import (
+    picked_on_validation,
+    validation_parts,
+)
 from lightning_priv.workflows.multiplicity.choose import SetCriterion
+from lightning_priv.workflows.multiplicity.plan import MemberPlan
 
 CALIBRATED = Rule("calibrated", target_risk=0.1, delta=0.1)  # 22 samples at least
 
@@ -84,3 +88,21 @@ def test_least_samples_of_conformal_sets(alpha: float) -> None:
     with pytest.warns(UserWarning, match=f"use at least {least}"):
         rule.fit(fewer.labels(), fewer.target, fewer.probs.double())
     assert least_calibration_samples(Rule("unanimous")) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("EarlyStopping", {"monitor": "val/loss"}, True),
+        ("ModelCheckpoint", {"monitor": "val/loss"}, True),
+        ("ModelCheckpoint", {"save_last": True}, False),
+        ("RandomState", {}, False),
+    ],
+)
+def test_training_that_looked_at_validation(
+    name: str, arguments: dict[str, object], said: bool
+) -> None:
+    callback = {"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": arguments}
+    config = {"trainer": {"callbacks": [callback]}}
+    plan = MemberPlan("m", 0, 0, None, (), None, config, "")
+    assert bool(picked_on_validation([plan])) == said

@@ -431,9 +431,10 @@ def test_processes_make_the_members_of_the_loop(command_line: CommandLine) -> No
 
 
 @pytest.mark.ddp
-def test_training_and_report_on_two_processes(command_line: CommandLine) -> None:
+@pytest.mark.parametrize("mode", ["loop", "vmap"])
+def test_training_and_report_on_two_processes(mode: str, command_line: CommandLine) -> None:
     """Members are trained by both processes; one report, with each of the 360 samples once."""
-    file = config(members=2, data={"batch_size": 32})
+    file = config(members=2, data={"batch_size": 32}, mode=mode)
     command = [sys.executable, "-m", "lightning_priv", "multiplicity", "--config", str(file)]
     command += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -441,7 +442,7 @@ def test_training_and_report_on_two_processes(command_line: CommandLine) -> None
     assert done.stdout.count("report: ") == 1
     found = (ROOT / "report/deferrals.csv").read_text()
     assert len(found.splitlines()) == 361
-    one = ("--report_dir", "runs/one", "--mode", "loop")
+    one = ("--report_dir", "runs/one")
     command_line.ok("multiplicity", "--config", file, *one)
     again = Path("runs/one/deferrals.csv").read_text()
     drop = [line.split(",")[:8] for line in found.splitlines()]

@@ -1,5 +1,6 @@
 """Validation samples that choose the set, and those that a fitted rule is calibrated on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,8 +9,9 @@ from lightning_priv.functional.multiplicity import Rule, least_calibration_sampl
 from lightning_priv.reports.multiplicity_votes import Votes
 
 from .choose import SetCriterion
+from .plan import MemberPlan
 
-__all__ = ["ValidationParts", "validation_parts"]
+__all__ = ["ValidationParts", "picked_on_validation", "validation_parts"]
 
 _SPARE = 2  # times the samples with which a rule could just be fitted
 
@@ -81,3 +83,24 @@ def validation_parts(validation: Votes, rule: Rule, criterion: SetCriterion) -> 
         f"{len(choosing)} validation samples chose the set and the {len(calibrating)} others "
         "calibrated the rule.",
     )
+
+
+def picked_on_validation(plans: Sequence[MemberPlan]) -> list[str]:
+    """A note if training itself looked at the validation samples, on which a rule is fitted.
+
+    Args:
+        plans: the members; none if these are checkpoints, of which it is not known.
+    """
+    found = set()
+    for plan in plans:
+        for callback in plan.config["trainer"].get("callbacks") or []:
+            name = str(callback["class_path"]).rsplit(".", 1)[-1]
+            best = name == "ModelCheckpoint" and callback.get("init_args", {}).get("monitor")
+            if best or name == "EarlyStopping":
+                found.add(name)
+    if not found:
+        return []
+    return [
+        f"Validation scores had a part in the members ({', '.join(sorted(found))}), so the samples "
+        "that calibrated the rule are not new to them, and its guarantee is not strict."
+    ]

@@ -20,7 +20,7 @@ from lightning_priv.reports.multiplicity_study import Study
 from lightning_priv.reports.multiplicity_votes import Votes
 
 from .account import composed_account
-from .calibrate import ValidationParts, validation_parts
+from .calibrate import ValidationParts, picked_on_validation, validation_parts
 from .choose import SetCriterion, TooFewMembersError, choose, validation_values
 from .describe import criterion_row, members_table, notes
 from .evaluate import check_splits, evaluate, members_of_plans
@@ -185,6 +185,7 @@ def run(
         notes=[
             *notes(options, trained, validation, main, inside, paths, twins, fitted),
             *([parts.note] if parts is not None and fitted else []),
+            *(picked_on_validation(plans) if fitted else []),
         ],
     )
     directory = Path(
