@@ -90,8 +90,8 @@ class LSIProbe(OnceCallback):
         protocol: of ``estimator: retrain``, see ``Scoring``.
         corrupt: a controlled corruption of what the probe is fitted to.
         dirpath: where the files go; default: below the run directory.
-        keep_features: keep the features after they are scored. They are kept in any case if the
-            scoring fails, and the next run with the same weights and samples goes on from them.
+        keep_features: keep the features after they are scored. They are also kept if the scoring
+            is interrupted, and the next run with the same weights and samples goes on from them.
         log_images: pictures in the table of the most and the least informative samples.
         top_k: rows of each end of that table.
         figures: draw figures, which takes some seconds.
@@ -295,7 +295,11 @@ class LSIProbe(OnceCallback):
         total = int(shards.sum(torch.tensor(float(len(own.ids)))))
         scoring = self._resolved(trainer, pl_module, datamodule, total)
         given = {"forgetting": self._forgetting.of(own.ids)} if self._counts else {}
-        scores = scoring.score(own.features, own.labels, own.ids, self.corrupt, shards, given)
+        try:
+            scores = scoring.score(own.features, own.labels, own.ids, self.corrupt, shards, given)
+        except ValueError:  # of the samples: they will be other ones when they are mended
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         epoch = self._epoch(trainer)
         scores.facts.update(
             feature_layer=layer,
