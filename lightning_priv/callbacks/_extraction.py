@@ -1,13 +1,12 @@
 """Features of the training samples, each process its own, kept in files until they are scored."""
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -24,23 +23,18 @@ from ._training_samples import TrainingSamples, take_apart
 
 __all__ = ["extract", "features_folder", "own_outputs"]
 
-_log = logging.getLogger(__name__)
-
 
 def features_folder(
     store: Path, pl_module: LightningModule, samples: TrainingSamples, layer: str, shards: Shards
 ) -> Path:
     """Where the features of this network on these samples are kept; the same on every process.
 
-    The name follows from the weights, the layer, the sample ids and the contents of nine samples,
-    so that another network or data set never takes them.
+    The name follows from the weights, the layer and a fingerprint of the samples, so that another
+    network or data set never takes them.
     """
     box: list[str] = [""]
     if shards.rank == 0:
-        ids = getattr(samples, "ids", torch.arange(0))
-        some = np.unique(np.linspace(0, len(ids) - 1, 9).astype(int)).tolist() if len(ids) else []
-        seen = [torch.as_tensor(x).numpy() for x in samples.inputs_of(some) if _is_array(x)]
-        box[0] = weights_digest(pl_module, layer, len(samples), ids.numpy(), *seen)
+        box[0] = weights_digest(pl_module, layer, *samples.fingerprint())
     if shards.world_size > 1:
         torch.distributed.broadcast_object_list(box, src=0)
     return store / box[0]
@@ -73,7 +67,10 @@ def extract(
     kept = find_parts(folder)
     everywhere = float(shards.sum(torch.tensor(float(bool(kept))))) == shards.world_size
     if everywhere:
-        _log.info("LSIProbe goes on from the features in %s", folder)
+        rank_zero_warn(
+            f"LSIProbe goes on from the features and labels that an earlier run left in {folder}; "
+            "remove the folder if the data have changed since"
+        )
         return share_parts(folder, kept, shards.rank, shards.world_size), str(reader.name)
     with undisturbed(trainer, pl_module):
         batches = _batches(trainer, pl_module, datamodule, samples, reader, shards)
@@ -130,7 +127,3 @@ def _transferred(
     batch = owner("on_before_batch_transfer")(batch, 0)
     batch = owner("transfer_batch_to_device")(batch, pl_module.device, 0)
     return owner("on_after_batch_transfer")(batch, 0)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray, int, float))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -101,11 +102,26 @@ class TrainingSamples:
 
     def inputs_of(self, rows: Sequence[int]) -> list[Any]:
         """The inputs of single samples, for pictures; ``rows`` are positions in ``ids``."""
-        found = []
-        for row in rows:
-            sample = self.dataset[int(self.positions[row])]
-            found.append(take_apart(sample)[0])
+        return [inputs for inputs, _ in self._single(rows)]
+
+    def fingerprint(self, count: int = 9) -> list[Any]:
+        """What tells these samples from others.
+
+        Their ids, all labels if these can be had without the inputs, and some whole samples.
+        """
+        found: list[Any] = [self.ids.numpy()]
+        targets = _targets(self.dataset)
+        if targets is not None:
+            found.append(targets[self.positions].numpy())
+        some = torch.linspace(0, len(self) - 1, count).long().unique() if len(self) else []
+        for inputs, label in self._single([int(row) for row in some]):
+            found += [torch.as_tensor(x).numpy() for x in (inputs, label) if _is_array(x)]
         return found
+
+    def _single(self, rows: Sequence[int]) -> Iterator[tuple[Any, Tensor]]:
+        for row in rows:
+            inputs, label, _ = take_apart(self.dataset[int(self.positions[row])])
+            yield inputs, label
 
 
 class GivenLoader(TrainingSamples):
@@ -138,6 +154,10 @@ class GivenLoader(TrainingSamples):
     def inputs_of(self, rows: Sequence[int]) -> list[Any]:
         """Nothing: a loader cannot be asked for single samples."""
         return []
+
+    def fingerprint(self, count: int = 9) -> list[Any]:
+        """Nothing but the number of samples."""
+        return [len(self)]
 
 
 def find_samples(
@@ -217,7 +237,19 @@ def take_apart(batch: Any) -> tuple[Any, Tensor, Tensor | None]:
 
 
 def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.as_tensor(value)
+    if isinstance(value, Tensor):
+        return value
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    if not isinstance(first, (int, float, np.number, np.ndarray, Tensor, list, tuple)):
+        raise UnsupportedModuleError(
+            f"LSIProbe got labels or ids of type {type(first).__name__} ({first!r}); give numbers: "
+            "classes as 0, 1, ... (names of classes go into class_names of the data module)"
+        )
+    return torch.as_tensor(value)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray, int, float))
 
 
 def _is_whole(value: Any) -> bool:
@@ -306,8 +338,12 @@ def _chosen(dataset: Any, classes: Sequence[int] | None, max_samples: int | None
 
 
 def _targets(dataset: Any) -> Tensor | None:
+    """Labels that can be had without the inputs, if they are numbers."""
     if isinstance(dataset, Subset):
         targets = _targets(dataset.dataset)
         return None if targets is None else targets[torch.as_tensor(dataset.indices)]
     targets = getattr(dataset, "targets", None)
-    return None if targets is None else torch.as_tensor(targets)
+    try:
+        return None if targets is None else torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):  # words, or rows of several lengths
+        return None

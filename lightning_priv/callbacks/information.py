@@ -68,8 +68,9 @@ class LSIProbe(OnceCallback):
         covariance: covariances of the posterior to report; the first one ranks.
         estimator: how the posterior without a sample is had: ``alo`` in closed form, which leaves
             the curvature of the other samples as it was: the score ranks as the exact one, its part
-            ``lsi_full_curv`` alone does not; ``alo_sketch`` adds that change; ``exact`` by
-            leave-one-out; ``self`` without a step; ``retrain`` by the paper's training loop.
+            ``lsi_full_curv`` alone does not where labels are wrong; ``alo_sketch`` adds that
+            change, with ``sketch_dim`` 128 in about twice the time; ``exact`` by leave-one-out;
+            ``self`` without a step; ``retrain`` by the paper's training loop.
         head: kind of targets; by default it follows from the labels.
         sketch_dim: random vectors of ``alo_sketch``, and of the baseline ``trak``.
         refine_top_k: compute the highest k scores again by exact leave-one-out.
@@ -82,16 +83,15 @@ class LSIProbe(OnceCallback):
         chunk_rows: samples that the probe works on at once.
         device: where the probe is computed; ``auto`` is a GPU if there is one.
         baselines: other scores to put beside it. ``forgetting`` counts during the training, after
-            each epoch, how often the network is wrong on a sample that it was right on before (in
-            evaluation mode, one more pass over the samples); ``knn_shapley`` holds all features of
-            all processes in memory.
+            each epoch, how often the network is wrong on a sample that it was right on before (one
+            more pass over the samples); ``knn_shapley`` holds all features in memory.
         cv_folds: folds of the cross-validated baselines.
         seed: seed of sketches and folds.
         protocol: of ``estimator: retrain``, see ``Scoring``.
         corrupt: a controlled corruption of what the probe is fitted to.
         dirpath: where the files go; default: below the run directory.
-        keep_features: keep the features after they are scored. They are kept in any case if the
-            scoring fails, and the next run with the same weights and samples goes on from them.
+        keep_features: keep the features after they are scored. They are also kept if the scoring
+            is interrupted, and the next run with the same weights and samples goes on from them.
         log_images: pictures in the table of the most and the least informative samples.
         top_k: rows of each end of that table.
         figures: draw figures, which takes some seconds.
@@ -295,7 +295,11 @@ class LSIProbe(OnceCallback):
         total = int(shards.sum(torch.tensor(float(len(own.ids)))))
         scoring = self._resolved(trainer, pl_module, datamodule, total)
         given = {"forgetting": self._forgetting.of(own.ids)} if self._counts else {}
-        scores = scoring.score(own.features, own.labels, own.ids, self.corrupt, shards, given)
+        try:
+            scores = scoring.score(own.features, own.labels, own.ids, self.corrupt, shards, given)
+        except ValueError:  # of the samples: they will be other ones when they are mended
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         epoch = self._epoch(trainer)
         scores.facts.update(
             feature_layer=layer,
@@ -321,15 +325,8 @@ class LSIProbe(OnceCallback):
     ) -> tuple[LightningDataModule | None, TrainingSamples, Shards]:
         if datamodule is None:
             datamodule = getattr(trainer, "datamodule", None)
-        samples = find_samples(
-            trainer,
-            pl_module,
-            datamodule,
-            self.eval_transform,
-            self.classes,
-            self.max_samples,
-            self.batch_size,
-        )
+        choice = (self.eval_transform, self.classes, self.max_samples, self.batch_size)
+        samples = find_samples(trainer, pl_module, datamodule, *choice)
         several = trainer.world_size > 1
         return datamodule, samples, Shards.of_process_group() if several else Shards()
 

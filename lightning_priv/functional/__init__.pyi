@@ -44,6 +44,7 @@ from .gradient import automatic_clip_factors as automatic_clip_factors
 from .gradient import clip_factors as clip_factors
 from .gradient import updated_clip_norm as updated_clip_norm
 from .laplace_information import LSIResult as LSIResult
+from .laplace_information import NEED_CLASSES as NEED_CLASSES
 from .laplace_information import ProbeFit as ProbeFit
 from .laplace_information import Shards as Shards
 from .laplace_information import fit_probe as fit_probe

@@ -387,7 +387,8 @@ def test_goes_on_from_kept_features(
             LSIProbe(max_samples=300, **FEW).score(quiet(), model, data)
     assert len(list(Path("runs/lsi_features").glob("*/0-of-1.json"))) == 1
     assert len(calls) == 2 * once
-    resumed = LSIProbe(max_samples=300, **FEW).score(quiet(), model, data)
+    with pytest.warns(UserWarning, match="goes on from the features"):
+        resumed = LSIProbe(max_samples=300, **FEW).score(quiet(), model, data)
     assert len(calls) == 2 * once  # no forward was needed
     assert np.array_equal(whole.columns["lsi_full"], resumed.columns["lsi_full"])
     # other weights do not take them
@@ -398,6 +399,51 @@ def test_goes_on_from_kept_features(
     LSIProbe(max_samples=300, **FEW).score(quiet(), model, data)
     assert len(calls) > before
     hook.remove()
+
+
+def test_mended_labels_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same network and inputs, other labels: what an earlier run kept must not be taken."""
+
+    class Bare(Dataset[Any]):  # shows no labels without the inputs
+        def __init__(self, labels: Tensor) -> None:
+            self.x, self.y = Augmented(None).images, labels
+
+        def __len__(self) -> int:
+            return len(self.y)
+
+        def __getitem__(self, position: int) -> Any:
+            return self.x[position], self.y[position]
+
+    labels = torch.tensor(Augmented(None).targets)
+    missing = labels.masked_fill(torch.arange(200) == 8, -1)
+    with pytest.raises(ValueError, match="leave unlabelled samples out: by classes"):
+        scored(ForeignData(Bare(missing)))
+    assert scored(ForeignData(Bare(labels))).columns["label"].tolist() == labels.tolist()
+
+    class Shown(Bare):
+        def __init__(self, labels: Tensor) -> None:
+            super().__init__(labels)
+            self.targets = labels
+
+    options = {"keep_features": True}
+    first = scored(ForeignData(Shown(labels)), **options).columns["label"]
+    other = labels.roll(1)
+    other[[0, 25, 50, 75, 99, 100, 124, 149, 174, 199]] = labels[
+        [0, 25, 50, 75, 99, 100, 124, 149, 174, 199]
+    ]  # the same where single samples are looked at
+    second = scored(ForeignData(Shown(other)), **options).columns["label"]
+    assert first.tolist() == labels.tolist()
+    assert second.tolist() == other.tolist()
+
+
+def test_words_as_labels_are_refused() -> None:
+    class Words(Augmented):
+        def __getitem__(self, position: int) -> Any:
+            x, y = super().__getitem__(position)
+            return x, f"digit {y}"
+
+    with pytest.raises(UnsupportedModuleError, match=r"type str \('digit 0'\); give numbers"):
+        scored(ForeignData(Words(None)))
 
 
 def test_failure_can_be_a_warning() -> None:

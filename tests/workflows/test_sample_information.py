@@ -79,6 +79,37 @@ def test_takes_a_checkpoint_and_trains_on_request(command_line: CommandLine) -> 
     np.testing.assert_allclose(a, expected, rtol=1e-4)
 
 
+def test_sets_forgetting_and_projections_from_yaml(command_line: CommandLine) -> None:
+    Path("more.yaml").write_text(
+        "train: true\nsets: classes\nbaselines: [forgetting, trak]\nsketch_dim: 64\n"
+        "memory_gib: 0.0\nchunk_rows: 50\nkeep_features: true\nfigures: false\nmax_samples: 150\n"
+        "dirpath: more\ncovariance: [full]\n"
+    )
+    shown = command_line.ok("lsi", "--config", digits(), "--config", "more.yaml")
+    assert "information of whole sets" in shown
+    (folder,) = Path("more/lsi").iterdir()
+    rows = table(folder / "scores.csv")
+    assert len(rows) == 150
+    assert all(float(row["trak"]) >= 0 and float(row["forgetting"]) >= 0 for row in rows)
+    assert len(table(folder / "sets.csv")) == 10
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["streamed"]
+    assert {"trak", "forgetting"} <= set(summary["spearman"])
+    # what was kept can be scored again without the network, in pieces
+    (kept,) = Path("runs/digits/lsi_features").iterdir()
+    words = ("--features", kept, "--num_classes", "10", "--out", "again", "--figures", "false")
+    shown = command_line.ok("lsi", *words, "--memory_gib", "0", "--sets", "classes")
+    assert "information of whole sets" in shown
+    again = table(Path("again/scores.csv"))
+    assert [row["index"] for row in again] == [row["index"] for row in rows]
+    for a, b in zip(again, rows, strict=True):
+        assert float(a["lsi_full"]) == pytest.approx(float(b["lsi_full"]), rel=1e-9)
+    Path("empty").mkdir()
+    assert "holds no complete features" in command_line.run("lsi", "--features", "empty").err
+    untrained = ("--baselines", "[forgetting]", "--max_samples", "50", "--figures", "false")
+    assert "train: true" in command_line.run("lsi", "--config", digits(), *untrained).err
+
+
 def test_errors_of_the_workflow(command_line: CommandLine) -> None:
     def failed(*words: Any) -> str:
         outcome = command_line.run("lsi", "--config", digits(), *FEW, *words)
@@ -220,8 +251,17 @@ def test_pairs_of_two_views(command_line: CommandLine) -> None:
 
 @pytest.mark.ddp
 def test_two_processes_write_the_scores_of_one() -> None:
-    words = ("lsi", "--config", str(digits()), *FEW, "--trainer.enable_progress_bar", "false")
-    found = []
+    more = ("--sets", "classes", "--memory_gib", "0", "--batch_size", "64")  # three unequal batches
+    words = (
+        "lsi",
+        "--config",
+        str(digits()),
+        *FEW,
+        "--trainer.enable_progress_bar",
+        "false",
+        *more,
+    )
+    found, classes = [], []
     for devices in ("1", "2"):
         done = subprocess.run(
             [
@@ -234,7 +274,11 @@ def test_two_processes_write_the_scores_of_one() -> None:
             timeout=300,
         )
         assert done.returncode == 0, done.stderr
-        found.append(table(Path(f"out{devices}/lsi/epoch=00/scores.csv")))
+        folder = Path(f"out{devices}/lsi/epoch=00")
+        found.append(table(folder / "scores.csv"))
+        classes.append(table(folder / "sets.csv"))
+    for a, b in zip(*classes, strict=True):
+        assert float(a["information"]) == pytest.approx(float(b["information"]), rel=1e-9)
     one, two = found
     assert [row["index"] for row in one] == [row["index"] for row in two]
     for a, b in zip(one, two, strict=True):

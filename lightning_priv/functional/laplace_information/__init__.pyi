@@ -15,6 +15,7 @@ from .selection import split_portions as split_portions
 from .sets import SetResult as SetResult
 from .sets import lsi_sets as lsi_sets
 from .baselines import BASELINES as BASELINES
+from .baselines import NEED_CLASSES as NEED_CLASSES
 from .baselines import forgetting_counts as forgetting_counts
 from .baselines import lsi_baselines as lsi_baselines
 from .neighbours import knn_shapley as knn_shapley

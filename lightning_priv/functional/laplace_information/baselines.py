@@ -33,6 +33,9 @@ Baseline = Literal[
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 _NEED_STEP = {"self_influence", "loo_loss", "memorisation", "sui"}
 _NEED_PROBABILITIES = {"margin", "memorisation", "pvi", "cl_self_confidence", "cl_margin"}
+NEED_CLASSES = frozenset(
+    _NEED_PROBABILITIES | {"knn_shapley", "trak"}
+)  # have no meaning for a regression
 
 
 def lsi_baselines(
@@ -104,10 +107,10 @@ def lsi_baselines(
         chunk_rows=chunk_rows,
         shards=shards,
     )
-    if fit.head == "regression" and _NEED_PROBABILITIES & set(names):
+    if fit.head == "regression" and NEED_CLASSES & set(names):
         raise ValueError(
-            f"{sorted(_NEED_PROBABILITIES & set(names))} need probabilities, which a regression "
-            "head has not"
+            f"{sorted(NEED_CLASSES & set(names))} need probabilities or classes, which a "
+            "regression head has not"
         )
     columns = Columns(rows)
     _point_scores(rows, fit, set(names), columns)

@@ -7,7 +7,12 @@ same weights, P - x_i x_i^T (x) S_i. By Woodbury and the determinant lemma
     mean   = 1/2 r_i^T G_i v_i
     shape  = 1/2 [ -tr(S_i G_i) - ln det(I - S_i G_i) ]
 
-all of it computed from M = L^T S_i L, G_i = L L^T, whose eigenvalues mu lie in [0, 1).
+The shape term is that of the sample's own curvature S_i, which follows from p_i and not from the
+label. Really the other samples' curvature changes too, by D_i ~ delta_i, so that the shape term is
+1/4 |L^-1 (D_i - H_i) L^-T|^2 to lowest order, H_i = x_i x_i^T (x) S_i. Of a sample with a wrong
+label D_i is large: the shape term by itself is then too small, and ``sketch`` adds what is missing.
+
+All of it is computed from M = L^T S_i L, G_i = L L^T, whose eigenvalues mu lie in [0, 1).
 """
 
 from typing import NamedTuple

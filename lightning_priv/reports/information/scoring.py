@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from lightning_priv import functional as maths
 from .corruption import Corruption, numbers_by_id
 from .samples import OwnSamples, Standardize, repeated
 from .table import Baseline, SampleScores, columns_of
+from .targets import head_of, is_one_hot, plain_labels
 
 __all__ = ["Baseline", "Covariance", "Estimator", "Head", "SampleScores", "Scoring"]
 
@@ -37,8 +39,9 @@ class Scoring:
         covariance: covariances to report; the first one ranks.
         estimator: how the probe without a sample is had; ``alo_sketch`` is for the full covariance,
             others beside it are had by ``alo``.
-        head: kind of targets; ``auto``: whole numbers are classes, a 0/1 matrix is multi-label,
-            other numbers are regression.
+        head: kind of targets; ``auto``: whole numbers are classes, as are one-hot rows; another 0/1
+            matrix is multi-label; floating point numbers are binary if all are 0 or 1, else
+            regression.
         num_classes: classes of the softmax head; default: the largest label + 1.
         sketch_dim: random vectors of ``alo_sketch``, and of the baseline ``trak``.
         refine_top_k: compute the highest k scores again by exact leave-one-out.
@@ -132,10 +135,13 @@ class Scoring:
             if shards.world_size > 1:
                 raise ValueError("samples of several processes need ids")
             ids = torch.arange(len(labels))
-        own = OwnSamples(features, labels.cpu(), ids.cpu().long(), shards, self.chunk_rows)
+        labels = plain_labels(labels.cpu())
+        own = OwnSamples(features, labels, ids.cpu().long(), shards, self.chunk_rows)
         all_ids, truth = self._everyone(own)
         own.check()
-        head = _head(truth) if self.head == "auto" else self.head
+        head = head_of(truth) if self.head == "auto" else self.head
+        if head == "softmax" and truth.ndim == 2 and is_one_hot(truth):
+            truth, own.labels = truth.argmax(1), own.labels.argmax(1)
         classes = self._classes(truth, head)
         seen, changed = truth, None
         if corrupt is not None:
@@ -254,6 +260,14 @@ class Scoring:
                 "training, or the subcommand lsi with train: true"
             )
         names = [name for name in self.baselines if name != "forgetting"]
+        if fit.head == "regression":
+            useless = sorted(set(names) & maths.NEED_CLASSES)
+            if useless:
+                warnings.warn(
+                    f"baselines {useless} need classes; they are left out of this regression",
+                    stacklevel=3,
+                )
+            names = [name for name in names if name not in useless]
         found: dict[str, Tensor] = maths.lsi_baselines(
             x,
             y,
@@ -325,22 +339,20 @@ class Scoring:
         if int(labels.min()) < 0 or (self.num_classes is not None and found > self.num_classes):
             raise ValueError(
                 f"labels lie in [{int(labels.min())}, {found - 1}]; accepted are 0 to "
-                f"{(self.num_classes or found) - 1}; leave unlabelled samples out"
+                f"{(self.num_classes or found) - 1}; leave unlabelled samples out: by classes: "
+                "[...] if the data set has targets, or by lsi_dataloader() in the data module"
             )
-        return max(2, self.num_classes or found)
+        if (self.num_classes or found) < 2:
+            raise ValueError(
+                "all labels are 0, so that there is nothing to tell apart; if other classes exist, "
+                "give num_classes (an attribute of the data module or the module)"
+            )
+        return self.num_classes or found
 
     def _estimator(self, covariance: Covariance) -> Estimator:
         """The sketch is of a full covariance; beside it, other covariances are had by ``alo``."""
         sketched = self.estimator == "alo_sketch" and covariance not in ("full", "auto")
         return "alo" if sketched else self.estimator
-
-
-def _head(labels: Tensor) -> str:
-    if labels.ndim == 1 and not labels.is_floating_point():
-        return "softmax"
-    if labels.ndim == 2 and bool(((labels == 0) | (labels == 1)).all()):
-        return "multilabel"
-    return "regression"
 
 
 def _device(name: str) -> torch.device:

@@ -190,6 +190,32 @@ def test_other_heads() -> None:
     assert set(summarise(multi)) >= {"spearman", "difficulty"}
 
 
+def test_labels_of_other_forms_are_understood() -> None:
+    x, y = data()
+    plain = Scoring(baselines=()).score(x, y).columns["lsi_full"]
+    for labels in (y.to(torch.uint8), y.int(), y[:, None]):
+        found = Scoring(baselines=()).score(x, labels)
+        np.testing.assert_array_equal(found.columns["lsi_full"], plain)
+        assert found.columns["label"].tolist() == y.tolist()
+    with pytest.warns(UserWarning, match="taken as classes"):
+        found = Scoring(baselines=()).score(x, torch.nn.functional.one_hot(y))
+    np.testing.assert_array_equal(found.columns["lsi_full"], plain)
+    hot = torch.nn.functional.one_hot(y).float()
+    assert Scoring(head="multilabel", baselines=()).score(x, hot).facts["head"] == "multilabel"
+    truth = (y == 0)[:, None]
+    two = [Scoring(baselines=()).score(x, labels) for labels in (truth, truth.long())]
+    np.testing.assert_array_equal(two[0].columns["lsi_full"], two[1].columns["lsi_full"])
+    assert Scoring(baselines=()).score(x, truth.float()).facts["head"] == "binary"
+    with pytest.raises(ValueError, match="nothing to tell apart"):
+        Scoring().score(x, 0 * y)
+    one = Scoring(num_classes=3).score(x, 0 * y).columns["lsi_full"]
+    assert np.isfinite(one).all()
+    with pytest.warns(UserWarning, match=r"\['cl_margin'\] need classes"):
+        line = Scoring().score(x, x[:, 0])
+    assert "loss" in line.columns
+    assert "cl_margin" not in line.columns
+
+
 def test_sketch_and_marginal_likelihood_and_refinement() -> None:
     x, y = data()
     scoring = Scoring(estimator="alo_sketch", sketch_dim=64, baselines=())
