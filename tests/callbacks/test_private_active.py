@@ -101,9 +101,9 @@ def test_report_and_figures(run):
     assert "gain" in (there / "plan.md").read_text()
     with (there / "curve.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["active/labelled"]) for row in rows] == [40, 60, 72]
-    assert float(rows[-1]["active/epsilon"]) == strategy.epsilon()
-    assert all(0 <= float(row["active/accuracy"]) <= 1 for row in rows)
+    assert [float(row["labelled"]) for row in rows] == [40, 60, 72]
+    assert float(rows[-1]["epsilon"]) == strategy.epsilon()
+    assert all(0 <= float(row["val/accuracy"]) <= 1 for row in rows)
     for name in ("budget", "participations", "curve"):
         assert (there / f"{name}.png").stat().st_size > 5000
     told = json.loads((folder / "dp_report.json").read_text())
