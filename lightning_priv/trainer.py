@@ -33,7 +33,7 @@ from lightning_priv.acquisition import Acquisition, Entropy, StoppingRule
 from lightning_priv.callbacks.information import LSIProbe
 from lightning_priv.callbacks.private_active import PrivateActiveLearning
 from lightning_priv.callbacks.random_state import RandomState
-from lightning_priv.errors import PrivacyError
+from lightning_priv.errors import ConfigurationError, PrivacyError
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
 from lightning_priv.workflows import private_active_learning
@@ -199,6 +199,11 @@ class PrivacyTrainer(Trainer):
             full_data: in a comparison, also train with all labels (stacked only).
         """
         if plan is not None:
+            if compare is not None or stopping:
+                raise ConfigurationError(
+                    "a plan with compare or stopping: its rounds and its budget are fixed before "
+                    "anything is spent; leave compare and stopping out, or the plan"
+                )
             learning = PrivateActiveLearning(
                 plan,
                 acquisition,

@@ -90,6 +90,7 @@ def test_refusals_are_one_line(command_line: CommandLine) -> None:
         (("--plan.delta", "1e-5"), "the strategy has delta 0.0001, the plan 1e-05"),
         (("--data.init_args.initial", "50"), "the pool labels 50 first, the plan 300"),
         (("--acquisition", "lightning_priv.acquisition.KCenter"), "KCenter has no private form"),
+        (("--compare", "random,entropy"), "a plan with compare or stopping"),
         (("--plan.queries", "[2000]"), "the plan labels 2300 records, the pool has 1293"),
     ):
         outcome = command_line.run("active-learn", "--config", config, *words)
