@@ -1,5 +1,6 @@
 """Rounds of training, choosing and labelling; a run that dies goes on where it was."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch import Tensor
 
 from lightning_priv.acquisition import Query, RoundState, StabilityStop
 from lightning_priv.callbacks import ActiveLearning
@@ -79,11 +81,13 @@ def run(
     launch(trainer)
     folder = Path(trainer.default_root_dir) / "active"
     _set_up(trainer, model, pool)
+    begins = pool.state.seed, len(pool.labelled_indices), _digest(pool.labelled_indices)
     pool.keep(folder / "pool.json", resume=True)
     settings = {
         **options.settings(),
         "trainer_max_epochs": trainer.max_epochs if options.train.max_steps is None else None,
-        "seed": pool.state.seed,
+        "seed": begins[0],
+        "initial": f"{begins[1]} samples ({begins[2]})",
         "model": weights_digest(model),
         "samples": pool.state.fingerprint,
     }
@@ -123,6 +127,10 @@ def run(
         options.log_images,
     )
     return ActiveLearningResult(record.rows, pool.history, str(_why_stop(record, options)), folder)
+
+
+def _digest(ids: Tensor) -> str:
+    return hashlib.sha256(ids.numpy().tobytes()).hexdigest()[:8]
 
 
 def _checked(trainer: Trainer, pool: LightningDataModule) -> ActivePool:

@@ -128,6 +128,8 @@ def run_study(
     else:
         found = _separate(compare, seeds, make, folder, options, say)
     rows, queries, metric, full = found
+    names, places = list(compare), list(seeds)
+    rows.sort(key=lambda r: (names.index(str(r[0])), places.index(r[1]), r[2]))  # type: ignore[arg-type]
     result = StudyResult(_curves(compare, seeds, rows), full, rows, queries, metric, text, folder)
     _write(trainer, result)
     return result
