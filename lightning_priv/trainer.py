@@ -36,6 +36,7 @@ from lightning_priv.callbacks.private_active import PrivateActiveLearning
 from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import PrivacyError
 from lightning_priv.nn.reconstructors import Reconstructor
+from lightning_priv.errors import ConfigurationError, PrivacyError
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
 from lightning_priv.suggestions import SuggestingMixin
@@ -209,6 +210,11 @@ class PrivacyTrainer(Trainer):
             full_data: in a comparison, also train with all labels (stacked only).
         """
         if plan is not None:
+            if compare is not None or stopping:
+                raise ConfigurationError(
+                    "a plan with compare or stopping: its rounds and its budget are fixed before "
+                    "anything is spent; leave compare and stopping out, or the plan"
+                )
             learning = PrivateActiveLearning(
                 plan,
                 acquisition,

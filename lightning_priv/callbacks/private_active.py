@@ -16,10 +16,13 @@ from lightning_priv.acquisition.query import Query
 from lightning_priv.data.sampling import mix
 from lightning_priv.errors import BudgetExceededError, ConfigurationError
 from lightning_priv.functional.acquisition import selection_quality
+from lightning_priv.reports.plan import cohort_table, phase_table
 
 from ._once import OnceCallback
+from .media import log_media
 from .pool_pass import Outputs, pool_view
 from .pool_query import buy_labels
+from .pool_report import log_round
 from .privacy import private_strategy
 from .private_active_checks import (
     SelectionKind,
@@ -213,6 +216,8 @@ class PrivateActiveLearning(OnceCallback):
         if self._rests:
             return
         strategy = private_strategy(trainer, type(self).__name__)
+        log_media(trainer, "active/plan_phases", phase_table(self.plan))
+        log_media(trainer, "active/plan_cohorts", cohort_table(self.plan))
         if strategy.phases_begun == 0:
             raise ConfigurationError(
                 "the checkpoint is of a training without phases; start active learning from its "
@@ -330,21 +335,19 @@ class PrivateActiveLearning(OnceCallback):
     def _note(self, trainer: Trainer, strategy: Any) -> None:
         """One point of the learning curve; validation data count as public."""
         labels = len(_pool(trainer).labelled_indices)
-        metrics = {
+        point = {
+            "round": float(strategy.phases_begun - 1),
+            "labelled": float(labels),
+            "epsilon": strategy.epsilon(),
+        }
+        point |= {
             key: float(value)
             for key, value in trainer.callback_metrics.items()
             if key.startswith("val") and isinstance(value, Tensor) and value.numel() == 1
         }
-        point = {
-            "active/round": float(strategy.phases_begun - 1),
-            "active/labelled": float(labels),
-            "active/epsilon": strategy.epsilon(),
-            **{f"active/{key.split('/')[-1]}": value for key, value in metrics.items()},
-        }
-        self._curve = [p for p in self._curve if p["active/round"] < point["active/round"]]
+        self._curve = [p for p in self._curve if p["round"] < point["round"]]
         self._curve.append(point)
-        for logger in trainer.loggers:
-            logger.log_metrics(point, step=trainer.global_step)
+        log_round(trainer, point)
 
     def _save(self, trainer: Trainer) -> None:
         if not self.checkpoint or trainer.fast_dev_run:  # type: ignore[attr-defined]

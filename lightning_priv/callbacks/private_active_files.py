@@ -88,6 +88,7 @@ class RunFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         cohorts = spending_of(trainer.strategy, rounds, counts)
         table = spending_table(cohorts, self.plan.epsilon_round, self.plan.delta)
+        log_media(trainer, "active/cohorts", table)
         report = self._report(trainer.strategy, table, curve)
         (self.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         (self.folder / "report.md").write_text(_markdown(report, table, self.plan))
@@ -151,9 +152,9 @@ class RunFiles:
             "participations": participation_figure(self.plan, cohorts),
         }
         lines = {
-            key: [(p["active/labelled"], p[key]) for p in curve if key in p]
+            key: [(p["labelled"], p[key]) for p in curve if key in p]
             for key in dict.fromkeys(k for p in curve for k in p)
-            if key not in ("active/round", "active/labelled")
+            if key not in ("round", "labelled")
         }
         if lines:
             figures["curve"] = learning_curves(lines, xlabel="labels")

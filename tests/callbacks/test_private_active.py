@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dpal_kit import ENTROPY, PLAN, RECORDS, Counting, learn, pool_of, private, queries
+from lightning.pytorch.loggers import CSVLogger
 
 from lightning_priv.accountants import epsilon
 from lightning_priv.accountants.adaptivity import rdp_envelope
@@ -101,9 +102,9 @@ def test_report_and_figures(run):
     assert "gain" in (there / "plan.md").read_text()
     with (there / "curve.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["active/labelled"]) for row in rows] == [40, 60, 72]
-    assert float(rows[-1]["active/epsilon"]) == strategy.epsilon()
-    assert all(0 <= float(row["active/accuracy"]) <= 1 for row in rows)
+    assert [float(row["labelled"]) for row in rows] == [40, 60, 72]
+    assert float(rows[-1]["epsilon"]) == strategy.epsilon()
+    assert all(0 <= float(row["val/accuracy"]) <= 1 for row in rows)
     for name in ("budget", "participations", "curve"):
         assert (there / f"{name}.png").stat().st_size > 5000
     told = json.loads((folder / "dp_report.json").read_text())
@@ -294,6 +295,33 @@ def test_other_denominators(denominator):
     _, strategy, *_ = learn(plan, learning=learning)
     assert strategy.denominator == (20.0 if denominator == "nominal" else 25.0)
     assert strategy.epsilon() <= PLAN.epsilon * (1 + 1e-9)
+
+
+def test_private_numbers_are_told_on_request_alone(run):
+    folder, *_ = run
+    assert "observed" not in (folder / "private_active" / "report.md").read_text()
+    pool = pool_of()
+    counted = pool.base.train_dataset
+    learn(
+        strategy=private(log_private=True),
+        pool=pool,
+        callbacks=[Counting(counted)],
+        logger=CSVLogger(".", name="log"),
+    )
+    counts = np.bincount(counted.asked, minlength=RECORDS)
+    report = json.loads(Path("private_active/report.json").read_text())
+    for cohort in range(3):
+        records = (pool.round_of == cohort).numpy()
+        observed = report["cohorts"][cohort]["observed (private)"]
+        assert observed == pytest.approx(counts[records].sum() / records.sum())
+    with Path("log/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    overlaps = [float(r["private/topk_overlap_sim"]) for r in rows if r["private/topk_overlap_sim"]]
+    assert len(overlaps) == 2
+    assert all(0 < overlap < 1 for overlap in overlaps)
+    assert "the values logged under private/" in Path("log/version_0/dp_report.json").read_text()
+    labels = [float(r["active/labelled"]) for r in rows if r.get("active/labelled")]
+    assert labels == [40, 60, 72]
 
 
 @pytest.mark.slow

@@ -74,6 +74,7 @@ def test_demo_in_a_few_steps(name: str, command_line: CommandLine) -> None:
     assert [row["cohort"] for row in report["cohorts"]] == ["0", "1", "never labelled"]
     assert 0 <= json.loads((folder / "test.json").read_text())["test/accuracy"] <= 1
     assert (folder / "budget.png").is_file()
+    assert not list(Path().rglob("*queried*"))  # pictures of records are private data
     # the same command again goes on, and finds that nothing is left to be done
     before = Path(f"runs/dpal_{name}/privacy_ledger.jsonl").read_text()
     again = command_line.ok(*words)
@@ -90,6 +91,7 @@ def test_refusals_are_one_line(command_line: CommandLine) -> None:
         (("--plan.delta", "1e-5"), "the strategy has delta 0.0001, the plan 1e-05"),
         (("--data.init_args.initial", "50"), "the pool labels 50 first, the plan 300"),
         (("--acquisition", "lightning_priv.acquisition.KCenter"), "KCenter has no private form"),
+        (("--compare", "random,entropy"), "a plan with compare or stopping"),
         (("--plan.queries", "[2000]"), "the plan labels 2300 records, the pool has 1293"),
     ):
         outcome = command_line.run("active-learn", "--config", config, *words)
@@ -101,13 +103,15 @@ def test_refusals_are_one_line(command_line: CommandLine) -> None:
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     config = str(CONFIGS / "demo/dpal_digits.yaml")
-    command = [sys.executable, "-m", "lightning_priv", "active-learn", "--config", config, *FEW]
+    words = ["active-learn", "--config", config, *FEW, "--log_queries", "true"]
+    command = [sys.executable, "-m", "lightning_priv", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "private active learning" in done.stdout
     with (tmp_path / "runs/dpal_digits/private_active/cohorts.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["records"] for row in rows] == ["300", "20", "973"]
+    assert len(list(tmp_path.rglob("private/queried_1.png"))) == 1
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ def test_several_labels_are_learnt_privately(root):
     assert strategy.steps == sum(plan.make().steps)
     assert strategy.epsilon() <= 6.0 * (1 + 1e-9)
     report = json.loads(Path("private_active/report.json").read_text())
-    assert {"active/auroc", "active/mcc"} <= set(report["curve"][-1])
+    assert {"val/auroc", "val/mcc"} <= set(report["curve"][-1])
     (scores,) = trainer.test(module, datamodule=pool, verbose=False)
     assert 0 <= scores["test/auroc"] <= 1
     wrong = MultiLabelClassifier(net, 13)

@@ -1,5 +1,7 @@
 """A tiny BERT from a folder, trained in its last layer under DP-SGD."""
 
+import json
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -52,7 +54,7 @@ def test_second_sentence_and_padding_are_found(bert):
 
 def test_only_the_last_layers_train_under_privacy(bert, tmp_path):
     lines = [
-        '{"premise": "a man runs", "hypothesis": "a dog sleeps", "label": %d}' % (i % 3)
+        json.dumps({"premise": "a man runs", "hypothesis": "a dog sleeps", "label": i % 3})
         for i in range(36)
     ]
     for part in ("train", "test"):

@@ -66,3 +66,25 @@ def test_ends_of_the_range():
         selection_quality(100, 10, 1.0, shape=(0, 1))
     with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
         selection_quality(100, 10, 1.0, [0.5, 1.5])
+
+
+@pytest.mark.parametrize("query", [1, 2])
+def test_a_replaced_record_changes_no_choice_by_more_than_epsilon(query):
+    """The release itself, 400,000 times: log ratios of all outcomes between neighbouring pools."""
+    epsilon, draws = 1.0, 400_000
+    others = torch.tensor([0.2, 0.8, 0.5, 0.9])
+
+    def outcomes(first: float, seed: int) -> torch.Tensor:
+        scores = torch.cat([torch.tensor([first]), others]).expand(draws, 5).reshape(-1)
+        noisy = private_scores(scores, 0.0, 1.0, epsilon, torch.Generator().manual_seed(seed))
+        chosen = noisy.view(draws, 5).topk(query).indices.sort().values
+        code = (chosen * torch.tensor([5, 1])[-query:]).sum(1)
+        return torch.bincount(code, minlength=25).double()
+
+    low, high = outcomes(0.0, 1), outcomes(1.0, 2)
+    seen = (low > 1000) & (high > 1000)
+    assert int(seen.sum()) >= 5
+    ratio = (high[seen] / low[seen]).log().abs()
+    error = (1 / high[seen] + 1 / low[seen]).sqrt()
+    assert bool((ratio <= epsilon + 4 * error).all())
+    assert float(ratio.max()) > 0.6 * epsilon  # the bound is not far from what happens
