@@ -296,7 +296,7 @@ def _scores(
             if guess is not None:
                 row["gain"] = 1 - row["mse"] / guess.mean()
             if classify is not None:
-                row["labels"] = (classify(x) == truth).double()
+                row["labels"] = torch.eq(classify(x), truth).double()
             if perceptual is not None:
                 with torch.no_grad():
                     row["perceptual"] = perceptual(x.float(), targets.float()).double().view(-1)
