@@ -55,6 +55,8 @@ class DiffusionPrior(LightningModule):
         DivergenceError: if the loss is NaN or infinite.
     """
 
+    updates: Tensor  # how often the average was moved
+
     def __init__(
         self,
         path: str | None = None,

@@ -45,21 +45,17 @@ class DiffusionNetwork(nn.Module):
             )
         config: Any = unet.config
         conditional = unet.class_embedding is not None
+        classes = config.num_class_embeds
         if conditional and null_label is None:
-            classes = config.num_class_embeds
             raise ConfigurationError(
                 "the prior is class-conditional: give null_label, the class that stands for no "
                 f"class{f', often {classes - 1}' if classes else ''}"
             )
         if not conditional and null_label is not None:
             raise ConfigurationError("null_label is for class-conditional priors; leave it out")
-        if (
-            conditional
-            and config.num_class_embeds
-            and not 0 <= null_label < config.num_class_embeds
-        ):
+        if null_label is not None and classes and not 0 <= null_label < classes:
             raise ConfigurationError(
-                f"null_label={null_label}, but the prior has {config.num_class_embeds} classes"
+                f"null_label={null_label}, but the prior has {classes} classes"
             )
         self.unet = unet
         self.scheduler = scheduler
@@ -130,7 +126,7 @@ class DiffusionNetwork(nn.Module):
             )
         down = tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attention)
         up = tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(list(attention)))
-        unet = diffusers.UNet2DModel(
+        unet: Any = diffusers.UNet2DModel(
             sample_size=high if high == wide else (high, wide),
             in_channels=channels,
             out_channels=channels,
@@ -192,7 +188,8 @@ class DiffusionNetwork(nn.Module):
     def save_pretrained(self, path: str | Path) -> None:
         """Write a directory that ``DDPMPipeline.from_pretrained`` and ``from_pretrained`` load."""
         unet: Any = self.unet
-        diffusers.DDPMPipeline(unet=unet, scheduler=self.scheduler).save_pretrained(path)
+        pipeline: Any = diffusers.DDPMPipeline(unet=unet, scheduler=self.scheduler)
+        pipeline.save_pretrained(path)
 
 
 def schedule_of(scheduler: Any) -> NoiseSchedule:

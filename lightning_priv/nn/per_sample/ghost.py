@@ -41,7 +41,7 @@ class GhostEngine(PerSampleEngine):
     _taps: LayerTaps | None = None
     _model: ModelExits | None = None
     # modules whose backward pass forgets the weights of the rows, so that they must be told
-    _forgetful: tuple[nn.Module, ...] = ()
+    _forgetful: tuple[Any, ...] = ()
 
     def detach(self) -> None:
         """Take all hooks away."""

@@ -34,14 +34,10 @@ def grid_figure(study: AuditStudy, laws: Laws, level: int, rows: int = 8) -> Fig
     seen = study.levels[level]
     columns: list[tuple[str, Tensor]] = [("target", study.targets), ("observation", seen.y)]
     columns += [(n, e[level]) for n, e in study.estimates.items() if n != "observation"]
-    figure = Figure(figsize=(1.15 * len(columns) + 0.4, 1.15 * rows + 1.0), layout="constrained")
-    axes = figure.subplots(rows, len(columns), squeeze=False)
-    for column, (name, images) in enumerate(columns):
-        axes[0][column].set_title(name, fontsize=7)
-        for row in range(rows):
-            _picture(axes[row][column], images[row])
-    figure.suptitle(_caption(study, laws, level), fontsize=8)
-    figure.supxlabel(_NOTE, fontsize=7)
+    cells = [[images[row] for _, images in columns] for row in range(rows)]
+    figure, axis, centres = _mosaic(cells, 1.1, 0.9)
+    axis.set_xticks(centres[1], [name.replace(" ", "\n", 1) for name, _ in columns], fontsize=7)
+    axis.set_title(_caption(study, laws, level), fontsize=8)
     return figure
 
 
@@ -55,21 +51,15 @@ def overview_figure(study: AuditStudy, laws: Laws, attack: str, columns: int = 6
         columns: targets to show.
     """
     columns = min(columns, len(study.targets))
-    count = len(study.levels)
-    figure = Figure(figsize=(1.1 * columns + 2.2, 1.1 * (count + 1) + 0.6), layout="constrained")
-    axes = figure.subplots(count + 1, columns, squeeze=False)
-    for column in range(columns):
-        _picture(axes[0][column], study.targets[column])
-        for k in range(count):
-            _picture(axes[k + 1][column], study.estimates[attack][k, column])
-    axes[0][0].set_ylabel("target", fontsize=8, rotation=0, ha="right", va="center")
+    rows = [study.targets, *study.estimates[attack]]
+    cells = [[images[column] for column in range(columns)] for images in rows]
+    figure, axis, centres = _mosaic(cells, 1.1, 0.7)
+    names = ["target"]
     for k, level in enumerate(study.levels):
-        text = f"mu {level.mu:.3g}\nepsilon {laws.epsilon[k]:.3g}"
-        if not level.simulated:
-            text += "\nthe run"
-        axes[k + 1][0].set_ylabel(text, fontsize=7, rotation=0, ha="right", va="center")
-    figure.suptitle(f"reconstruction by {attack}", fontsize=9)
-    figure.supxlabel(_NOTE, fontsize=7)
+        run = "" if level.simulated else "\nthe run"
+        names.append(f"mu {level.mu:.3g}\nepsilon {laws.epsilon[k]:.3g}{run}")
+    axis.set_yticks(centres[0], names, fontsize=8)
+    axis.set_title(f"reconstruction by {attack}", fontsize=9)
     return figure
 
 
@@ -175,14 +165,37 @@ def shift_figure(
     return figure
 
 
-def _picture(axis: Axes, image: Tensor) -> None:
-    pixels: Any = ((image.detach().float().clamp(-1, 1) + 1) / 2).movedim(0, -1).numpy()
-    if pixels.shape[-1] == 1:
-        axis.imshow(pixels[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    else:
-        axis.imshow(pixels[..., :3], interpolation="nearest")
+def _mosaic(
+    cells: Sequence[Sequence[Tensor]], inches: float, margin: float
+) -> tuple[Figure, Axes, tuple[list[float], list[float]]]:
+    """Images in rows and columns as one picture, and the centres of rows and columns in it."""
+    high, wide = cells[0][0].shape[-2:]
+    scale = max(1, -(-64 // max(high, wide)))  # small images are drawn as large pixels
+    gap = max(2, max(high, wide) * scale // 16)
+    down, right = high * scale + gap, wide * scale + gap
+    canvas = np.ones((len(cells) * down - gap, len(cells[0]) * right - gap, 3), dtype=np.float32)
+    for r, row in enumerate(cells):
+        for c, image in enumerate(row):
+            pixels: Any = (image.detach().float().clamp(-1, 1) + 1) / 2
+            pixels = pixels[:3].expand(3, -1, -1).movedim(0, -1).numpy()
+            pixels = pixels.repeat(scale, 0).repeat(scale, 1)
+            top, left = r * down, c * right
+            canvas[top : top + high * scale, left : left + wide * scale] = pixels
+    size = (inches * len(cells[0]) + margin, inches * len(cells) + margin)
+    figure = Figure(figsize=size, layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(canvas, interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.set_xlabel(_NOTE, fontsize=7)
+    centres = (
+        [r * down + high * scale / 2 for r in range(len(cells))],
+        [c * right + wide * scale / 2 for c in range(len(cells[0]))],
+    )
+    return figure, axis, centres
 
 
 def _caption(study: AuditStudy, laws: Laws, level: int) -> str:

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-import logging
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.models.diffusion import DiffusionPrior
 
 __all__ = ["ready_prior"]
 
-_log = logging.getLogger(__name__)
 _KEY = "audit_cache.json"
 
 
@@ -27,7 +28,7 @@ def ready_prior(
 
     A prior with ``path`` is taken as it is. Any other is trained by the trainer's settings on the
     data module's training images, once: the directory is kept, and used again as long as model,
-    data and length of the training are the same.
+    data, optimizer, seed and length of the training are the same.
 
     Args:
         trainer: trains, if need be.
@@ -44,9 +45,9 @@ def ready_prior(
     key = _key(trainer, model, datamodule)
     if (folder / _KEY).is_file():
         if json.loads((folder / _KEY).read_text(encoding="utf-8")).get("key") == key:
-            _log.info("the prior is that of %s", folder)
+            rank_zero_info(f"the prior is that of {folder}")
             return DiffusionPrior.from_pretrained(folder)
-        _log.info("the prior in %s was trained otherwise; it is trained anew", folder)
+        rank_zero_info(f"the prior in {folder} was trained otherwise; it is trained anew")
     model.save_dir = None  # written below, together with the key
     trainer.fit(model, datamodule=datamodule)
     if not model.is_trained:
@@ -63,6 +64,7 @@ def ready_prior(
 
 def _key(trainer: Trainer, model: DiffusionPrior, datamodule: LightningDataModule) -> str:
     """What the trained weights depend on."""
+    optimizer = model.optimizer([torch.nn.Parameter(torch.zeros(1))])
     limits: dict[str, Any] = {
         "max_steps": trainer.max_steps,
         "max_epochs": trainer.max_epochs,
@@ -74,6 +76,9 @@ def _key(trainer: Trainer, model: DiffusionPrior, datamodule: LightningDataModul
         sorted(limits.items(), key=str),
         sorted(ours.items(), key=str),
         type(datamodule).__qualname__,
+        type(optimizer).__qualname__,
+        sorted(optimizer.defaults.items(), key=str),
+        os.environ.get("PL_GLOBAL_SEED"),
         sorted(data.items(), key=str),
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

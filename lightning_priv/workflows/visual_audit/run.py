@@ -1,6 +1,5 @@
 """The audit itself: targets, noise levels, attacks, scores, files."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_priv.callbacks.media import log_media
@@ -55,7 +55,6 @@ from .prior import ready_prior
 
 __all__ = ["AuditResult", "Options", "run"]
 
-_log = logging.getLogger(__name__)
 _CURVE = torch.logspace(1, -1.5, 24).tolist()  # noise levels of the distance between priors
 
 
@@ -260,18 +259,15 @@ def _run_all(
     device: torch.device,
 ) -> dict[str, Tensor]:
     calls = sum(map(network_calls, attacks)) * len(seen) * len(seen[0].y)
-    _log.info(
-        "audit: %d attacks on %d targets at %d noise levels, %d network calls for single images",
-        len(attacks),
-        len(seen[0].y),
-        len(seen),
-        calls,
+    rank_zero_info(
+        f"audit: {len(attacks)} attacks on {len(seen[0].y)} targets at {len(seen)} noise levels, "
+        f"{calls} network calls for single images"
     )
     found = {}
     for attack in attacks:
         begin = time.monotonic()
         found[attack.name] = run_attack(attack, seen, options.batch_size, options.seed, device)
-        _log.info("audit: %s in %.1f s", attack.name, time.monotonic() - begin)
+        rank_zero_info(f"audit: {attack.name} in {time.monotonic() - begin:.1f} s")
     return found
 
 
@@ -295,8 +291,8 @@ def _scores(
             row["residual"] = residual_ratio(level.y, x, level.noise_std).double()
             if guess is not None:
                 row["gain"] = 1 - row["mse"] / guess.mean()
-            if classify is not None:
-                row["labels"] = (classify(x) == truth).double()
+            if classify is not None and truth is not None:
+                row["labels"] = torch.eq(classify(x), truth).double()
             if perceptual is not None:
                 with torch.no_grad():
                     row["perceptual"] = perceptual(x.float(), targets.float()).double().view(-1)
