@@ -24,7 +24,7 @@ from lightning_priv.nn.per_sample.bk.windows import Geometry, patch_gram, patch_
 __all__ = ["Convolution"]
 
 _TRIAL_RECORDS = 16
-#: routes that cost more than this many times the cheapest, counted in multiplications, are not tried
+#: routes that cost this many times the cheapest, counted in multiplications, are not tried
 _PRUNE = 4
 #: multiplications in the time that it takes to write a number to memory and read it again
 _MEMORY = 50
