@@ -97,6 +97,7 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: code 2 for a wrong option or file, 1 for an error of ours, 3 for a study of
             which fewer than two members remain, 4 for labels that are awaited, 130 after Ctrl-C.
+            which fewer than two members remain, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = sys.argv[1:] if args is None else list(args)
     if words and not words[0].startswith("-"):

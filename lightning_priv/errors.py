@@ -6,6 +6,7 @@ __all__ = [
     "ConvergenceError",
     "DatasetUnavailableError",
     "DivergenceError",
+    "InterruptedRunError",
     "LabelsPendingError",
     "OffManifoldError",
     "OracleError",
@@ -39,6 +40,12 @@ class DatasetUnavailableError(PrivacyError):
 
 class DivergenceError(PrivacyError):
     """A training whose loss is no longer a number."""
+
+
+class InterruptedRunError(PrivacyError):
+    """A run that was told to end (SIGTERM) before it was complete; the exit code is 128 + 15."""
+
+    exit_code = 143
 
 
 class OffManifoldError(PrivacyError):

@@ -24,6 +24,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.nn import Module
 
@@ -37,6 +38,7 @@ from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import PrivacyError
 from lightning_priv.nn.reconstructors import Reconstructor
 from lightning_priv.errors import ConfigurationError, PrivacyError
+from lightning_priv.errors import InterruptedRunError, PrivacyError
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
 from lightning_priv.suggestions import SuggestingMixin
@@ -439,6 +441,20 @@ class PrivacyCLI(LightningCLI):
             parser_kwargs={name: {"allow_abbrev": False} for name in known}
             | {"version": f"lightning_priv {__version__}", "allow_abbrev": False},
         )
+        try:
+            super().__init__(
+                args=args,
+                run=run,
+                trainer_class=PrivacyTrainer,
+                trainer_defaults={"default_root_dir": "runs/default", "callbacks": [RandomState()]},
+                seed_everything_default=0,
+                save_config_kwargs={"overwrite": True},
+                # an abbreviated option may be a misspelt one
+                parser_kwargs={name: {"allow_abbrev": False} for name in known}
+                | {"version": f"lightning_priv {__version__}", "allow_abbrev": False},
+            )
+        except SIGTERMException as error:  # a SystemExit with code 0, as if all had been done
+            raise InterruptedRunError(_how_to_go_on(self.trainer)) from error
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -517,6 +533,22 @@ def last_checkpoint(trainer: Trainer) -> Path:
             "train with fit first, name a file, or leave the option out"
         )
     return max(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def _how_to_go_on(trainer: Trainer) -> str:
+    """What a run that was told to end has done, and how to take it up again."""
+    text = (
+        f"stopped by SIGTERM after step {trainer.global_step}, in epoch {trainer.current_epoch}: "
+        "the run is not complete, and neither are its files. "
+    )
+    try:
+        path = last_checkpoint(trainer)
+    except PrivacyError:
+        return text + (
+            "No checkpoint was written; to have one, add the callback lightning.pytorch.callbacks."
+            "ModelCheckpoint with every_n_train_steps, or OnExceptionCheckpoint, and start again"
+        )
+    return f"{text}Resume with the same command and --ckpt_path last ({path})"
 
 
 def strategy_names() -> list[str]:

@@ -253,3 +253,42 @@ def test_report_of_runs(command_line: CommandLine) -> None:
 def private_strategy(epsilon: float) -> dict[str, Any]:
     init = {"target_epsilon": epsilon, "fix_modules": True}
     return {"class_path": "lightning_priv.strategies.DPSGDStrategy", "init_args": init}
+
+
+STOP = """
+import lightning.pytorch as pl
+
+
+class Stop(pl.Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == self.step:  # what Lightning's handler of the signal does
+            trainer._signal_connector._sigterm_notifier_fn(15, None)
+"""
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_run_that_is_told_to_end_does_not_look_like_a_success(
+    command_line: CommandLine, private: bool
+) -> None:
+    Path("stop_at.py").write_text(STOP)
+    config = digits(callbacks=[{"class_path": "stop_at.Stop", "init_args": {"step": 5}}])
+    words = ["fit", "--config", config]
+    if private:
+        words += ["--trainer.strategy", "dp_sgd"]
+    outcome = command_line.run(*words)
+    assert outcome.code == 143
+    assert "stopped by SIGTERM after step 5" in outcome.err
+    assert "No checkpoint was written" in outcome.err
+    checkpoints = {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"every_n_train_steps": 2},
+    }
+    text = yaml.safe_load(config.read_text())
+    text["trainer"]["callbacks"].append(checkpoints)
+    config.write_text(yaml.safe_dump(text))
+    outcome = command_line.run(*words)
+    assert outcome.code == 143
+    assert "--ckpt_path last" in outcome.err

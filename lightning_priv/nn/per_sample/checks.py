@@ -7,6 +7,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
+from lightning_priv.nn.per_sample.layers import hook_problem
+
 __all__ = ["module_problems"]
 
 
@@ -25,6 +27,8 @@ def module_problems(module: nn.Module) -> list[str]:
         trainable = any(p.requires_grad for p in layer.parameters(recurse=False))
         if any(is_lazy(p) for p in layer.parameters(recurse=False)):
             problems.append(f"{where} has no shape yet; run one forward pass before fit")
+        elif trainable and (problem := hook_problem(layer)) is not None:
+            problems.append(f"{where} {problem}")
         elif isinstance(layer, _BatchNorm):
             if trainable or layer.training:
                 problems.append(

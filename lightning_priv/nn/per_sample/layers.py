@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from lightning_priv.errors import UnsupportedModuleError
 from lightning_priv.nn.per_sample.functorch import functorch_gradients
 
-__all__ = ["Backward", "Call", "Joint", "Layer", "find_layers"]
+__all__ = ["Backward", "Call", "Joint", "Layer", "find_layers", "hook_problem"]
 
 Gradients: TypeAlias = Mapping[Parameter, Tensor]
 Backward: TypeAlias = Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]]
@@ -109,6 +109,8 @@ def _walk(module: nn.Module, name: str, force_functorch: bool, seen: set[int]) -
     seen.add(id(module))
     own = [p for p in module.parameters(recurse=False) if p.requires_grad]
     if own:
+        if (problem := hook_problem(module)) is not None:
+            raise UnsupportedModuleError(f"{type(module).__name__} at '{name}' {problem}")
         functorch = force_functorch or not _opacus_is_right_for(module)
         whole = [p for p in module.parameters() if p.requires_grad] if functorch else own
         yield Layer(name, module, whole, functorch)
@@ -116,6 +118,17 @@ def _walk(module: nn.Module, name: str, force_functorch: bool, seen: set[int]) -
             return
     for child_name, child in module.named_children():
         yield from _walk(child, f"{name}.{child_name}".lstrip("."), force_functorch, seen)
+
+
+def hook_problem(module: nn.Module) -> str | None:
+    """Why a layer whose weight a hook makes anew in every forward pass cannot be treated."""
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__module__.startswith("torch.nn.utils."):
+            return (
+                f"has its weight made by a hook ({type(hook).__name__}), which hides the parameter "
+                "behind it; use torch.nn.utils.parametrizations instead"
+            )
+    return None
 
 
 def _opacus_is_right_for(module: nn.Module) -> bool:

@@ -96,17 +96,17 @@ class LayerTaps:
         if backward is None:
             return None
         self.uses.update(layer.parameters)
-        held: list[Backward] = [backward]
+        # a detached tensor shares the version, not the graph
+        held: list[tuple[Backward, Tensor]] = [(backward, x.detach())]
         size, version = self._size, x._version
-        frozen = x.detach()  # shares the version, not the graph
 
         def run(gradient: Tensor) -> Tensor:
-            if not held or frozen._version != version:
+            if not held or held[0][1]._version != version:
                 raise _changed(layer)
             with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
-                found, noted = held[0](gradient)
+                found, noted = held[0][0](gradient)
                 if self.backward_runs:
-                    held.clear()  # the graph is used for the last time
+                    held.clear()  # the graph is used for the last time; nothing is to stay
                     self._receive(layer, Call((), {}, size, noted), [gradient])
             return found
 

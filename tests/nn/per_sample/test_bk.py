@@ -3,6 +3,7 @@
 import gc
 import itertools
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as nnf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_priv.errors import UnsupportedModuleError
 from lightning_priv.nn import HyperbolicResNet, StandardizedConv2d, WideResNet
@@ -176,7 +178,7 @@ def test_convolutions(case, records, views, route, seed):
 def test_every_route_of_a_convolution(stride, groups, views, routes):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(8, 16, 3, stride, 1, groups=groups))
-    x = torch.randn(3 * views, 8, 5, 4)
+    x = torch.randn(3 * views, 8, 8, 7)
     for route in range(len(routes)):
         offered = check(net, x, 3, views, route).offered
         assert offered - {"kernel", "product"} == routes
@@ -442,6 +444,82 @@ class Scale(nn.Module):
         return self.factor * x
 
 
+class SubLinear(nn.Linear):
+    """Looks like a linear layer, and is none."""
+
+    def forward(self, x):
+        return super().forward(x).sin() + self.bias
+
+
+class Graph(nn.Module):
+    """Convolution and group norm in graphs that the norm's joint backward pass has to get right."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.conv, self.norm, self.out = nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1)
+        if kind == "frozen scale":
+            self.norm.weight.requires_grad_(False)
+
+    def middle(self, h):
+        h = self.norm(h)
+        return self.norm(nnf.softplus(h)) if self.kind == "used twice" else nnf.softplus(h)
+
+    def forward(self, x):
+        if self.kind == "channels last":
+            x = x.contiguous(memory_format=torch.channels_last)
+        h = self.conv(x)
+        if self.kind == "recomputed":
+            return self.out(checkpoint(self.middle, h, use_reentrant=False))
+        if self.kind == "in place":
+            h = self.norm(h)
+            h.mul_(0.5)
+            h += 1
+            return self.out(h)
+        return self.out(self.middle(h))
+
+
+PARAMETRIZED = nn.utils.parametrizations
+ODD = {
+    "subclass": lambda: nn.Sequential(nn.Conv2d(2, 2, 3), SubLinear(4, 3)),
+    "weight norm": lambda: nn.Sequential(
+        PARAMETRIZED.weight_norm(nn.Conv2d(2, 3, 3)), PARAMETRIZED.weight_norm(nn.Linear(4, 3))
+    ),
+    "spectral norm": lambda: PARAMETRIZED.spectral_norm(nn.Conv2d(2, 3, 3)).eval(),
+    "PReLU": lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.PReLU(4)),
+    **{
+        kind: partial(Graph, kind)
+        for kind in ("channels last", "in place", "recomputed", "used twice", "frozen scale")
+    },
+}
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("name", ODD)
+def test_layers_and_graphs_out_of_the_ordinary(name, views):
+    """None is approximated: a layer that no rule covers exactly falls back, alone."""
+    torch.manual_seed(0)
+    check(ODD[name](), torch.randn(3 * views, 2, 6, 6), 3, views)
+
+
+def test_a_norms_input_changed_in_place_is_noticed():
+    net = Graph("")
+    engine = BookKeepingEngine()
+    engine.attach(net)
+    engine.begin(3)
+    h = net.conv(torch.randn(3, 2, 6, 6))
+    y = net.norm(h)
+    h.detach().mul_(2)
+    with pytest.raises((UnsupportedModuleError, RuntimeError), match="GroupNorm at|inplace"):
+        engine.finish(y.square().mean(), FlatClipping(1.0), GradientSums(engine.parameters))
+
+
+def test_a_weight_made_by_a_hook_is_refused():
+    net = nn.Sequential(nn.Conv2d(2, 2, 3), nn.utils.weight_norm(nn.Linear(4, 3)))
+    with pytest.raises(UnsupportedModuleError, match="has its weight made by a hook"):
+        BookKeepingEngine().attach(net)
+
+
 def small_net():
     return nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1),
@@ -554,8 +632,12 @@ def test_routes_measures_once_and_prefers_the_rule():
 
     routes = Routes()
     slow_rule = {"rule": trial("rule", 4e-3), "other": trial("other", 1e-3)}
+    assert routes.choose("a", "rule", slow_rule, False) == "rule"
+    assert not calls  # nothing is timed while a batch is in memory
+    routes.settle()
     assert routes.choose("a", "rule", slow_rule, False) == "other"
     count = len(calls)
+    routes.settle()
     assert routes.choose("a", "rule", slow_rule, False) == "other"
     assert len(calls) == count
     assert Routes(reproducible=True).choose("a", "rule", slow_rule, False) == "rule"

@@ -24,7 +24,8 @@ class Masked(nn.Module):
         (nn.Embedding(3, 4, scale_grad_by_freq=True), "Embedding at '1' changes weights"),
         (nn.CrossEntropyLoss(torch.ones(3)), "CrossEntropyLoss at '1' has class weights"),
         (nn.LazyLinear(3), "LazyLinear at '1' has no shape yet"),
-        (nn.utils.spectral_norm(nn.Linear(3, 3)), "Linear at '1' has both"),
+        (nn.utils.spectral_norm(nn.Linear(3, 3)), "Linear at '1' has its weight made by a hook"),
+        (nn.utils.weight_norm(nn.Linear(3, 3)), "Linear at '1' has its weight made by a hook"),
     ],
 )
 def test_unfit_layers_are_named(layer, words):

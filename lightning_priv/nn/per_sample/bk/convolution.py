@@ -24,8 +24,10 @@ from lightning_priv.nn.per_sample.bk.windows import Geometry, patch_gram, patch_
 __all__ = ["Convolution"]
 
 _TRIAL_RECORDS = 16
-#: routes that need this many times the multiplications of the cheapest are not tried
-_PRUNE = 8
+#: routes that cost this many times the cheapest, counted in multiplications, are not tried
+_PRUNE = 4
+#: multiplications in the time that it takes to write a number to memory and read it again
+_MEMORY = 50
 
 
 class Convolution(Part):
@@ -203,7 +205,8 @@ class Convolution(Part):
         groups, positions = geo.groups, self._positions
         inputs, outputs = prod(self._shape[1:]), g.shape[1] // groups
         again = positions * inputs * outputs * groups  # the weighted sum, if nothing is kept
-        cost = {"single": again, "unfold": again + positions * inputs * groups}
+        written = _MEMORY * prod(self._shape)
+        cost = {"single": again + written, "unfold": again + written + positions * inputs * groups}
         cost["patches"] = again + groups * positions**2 * (inputs + outputs)
         ones = all(s == 1 for s in geo.stride)
         pixels = prod(x.shape[2:])
@@ -214,7 +217,11 @@ class Convolution(Part):
         if directly:
             cost = {name: cost[name] for name in ("single", "unfold")}
         best = min(cost.values())
-        trials = {name: self._trial(name) for name, steps in cost.items() if steps <= _PRUNE * best}
+        trials = {
+            name: self._trial(_TRIAL_RECORDS, partial(_measured, route=name))
+            for name, steps in cost.items()
+            if steps <= _PRUNE * best
+        }
         on_gpu = x.device.type == "cuda"
         # windows that overlap little, or are few numbers, cost little to unfold
         rule = "unfold" if on_gpu or not ones or inputs <= 64 else "single"
@@ -234,24 +241,30 @@ class Convolution(Part):
         positions = len(g) * prod(g.shape[2:])
         if geo.groups > 1 or positions > 2 * g.shape[1]:
             return "kernel"
-        trials = {"kernel": self._weight_gradient, "product": self._weight_gradient_by_product}
-        made_up = torch.ones_like(x), torch.ones_like(g)
+        trials: dict[str, Callable[[Convolution], object]] = {
+            "kernel": lambda part: part._weight_gradient(part._x, part._g),
+            "product": lambda part: part._weight_gradient_by_product(part._x, part._g),
+        }
         shapes = (len(x).bit_length(), x.shape[1:], g.shape[1:], x.dtype, x.device)
         return self.scope.routes.choose(
             (Convolution, "sum", geo, *shapes),
             "kernel" if x.device.type == "cuda" else "product",
-            {name: partial(run, *made_up) for name, run in trials.items()},
+            {name: self._trial(self.scope.records, run) for name, run in trials.items()},
             x.device.type == "cuda",
         )
 
-    def _trial(self, route: str) -> Callable[[], None]:
-        def run() -> None:
-            records = min(self.scope.records, _TRIAL_RECORDS)
-            scope = Scope(records, self.scope.views, self.scope.routes)
-            rows = records * scope.views
-            x, g = torch.ones_like(self._x[:rows]), torch.ones_like(self._g[:rows])
-            part = Convolution(self.parameter, x, g, self._geometry, scope, route)
-            part.measure()
-            part.weighted_sum(x.new_ones(records))
+    def _trial(self, records: int, run: Callable[[Convolution], object]) -> Callable[[], object]:
+        """One run on made-up numbers; holds shapes only, none of this batch's tensors."""
+        scope = Scope(min(records, self.scope.records), self.scope.views, self.scope.routes)
+        rows = scope.records * scope.views
+        x, g = (rows, *self._x.shape[1:]), (rows, *self._g.shape[1:])
+        parameter, geometry = self.parameter, self._geometry
+        ones = partial(torch.ones, dtype=self._x.dtype, device=self._x.device)
+        return lambda: run(Convolution(parameter, ones(x), ones(g), geometry, scope))
 
-        return run
+
+def _measured(part: Convolution, route: str) -> None:
+    part._route = route
+    part.measure()
+    if part._kept is not None:
+        part.weighted_sum(part._kept[0].new_ones(part.scope.records))

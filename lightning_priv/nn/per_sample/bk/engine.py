@@ -116,6 +116,7 @@ class BookKeepingEngine(HooksEngine):
                     part.blank(finite)
                 found = part.weighted_sum(factors[rows[part.parameter]])
                 sums.add(part.parameter, found, part.block)
+            self._routes.settle()
         return Clipped(total, (factors < 1).any(0))
 
     def _scope(self) -> Scope:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -106,18 +107,21 @@ class Product(Part):
         if direct > 8 * gram:
             return "gram"
         key = (Product, positions, inputs, outputs, x.dtype, x.device)
-        records = min(self.scope.records, _TRIAL_RECORDS)
-        trials = {name: self._trial(name, records) for name in ("gram", "direct")}
+        trials = {name: self._trial(name) for name in ("gram", "direct")}
         rule = "gram" if gram < direct else "direct"
         return self.scope.routes.choose(key, rule, trials, x.device.type == "cuda")
 
-    def _trial(self, route: str, records: int) -> Callable[[], None]:
+    def _trial(self, route: str) -> Callable[[], object]:
+        """One run on made-up numbers; holds shapes only, none of this batch's tensors."""
+        records = min(self.scope.records, _TRIAL_RECORDS)
+        scope, parameter = Scope(records, 1, self.scope.routes), self.parameter
+        x, g = (records, *self._x.shape[1:]), (records, *self._g.shape[1:])
+        ones = partial(torch.ones, dtype=self._x.dtype, device=self._x.device)
+
         def run() -> None:
-            scope = Scope(records, 1, self.scope.routes)
-            x, g = torch.ones_like(self._x[:records]), torch.ones_like(self._g[:records])
-            part = Product(self.parameter, x, g, scope, route=route)
+            part = Product(parameter, ones(x), ones(g), scope, route=route)
             part.measure()
-            part.weighted_sum(x.new_ones(records))
+            part.weighted_sum(ones(records))
 
         return run
 

@@ -20,7 +20,9 @@ class Routes:
     """Remembers for each kind of layer call which way was fastest.
 
     All ways give the same numbers up to rounding. Which one is fastest depends on the machine, so
-    it is measured; where a run has to be repeatable to the last bit a rule decides instead.
+    it is measured; where a run has to be repeatable to the last bit a rule decides instead. A rule
+    decides for the first batch too: between two batches, with nothing of either in memory, the
+    trials neither raise the peak of memory nor leave it in pieces.
 
     Args:
         reproducible: never measure; take the route that the rule names.
@@ -29,6 +31,7 @@ class Routes:
     def __init__(self, reproducible: bool = False) -> None:
         self.reproducible = reproducible
         self._chosen: dict[Hashable, str] = {}
+        self._open: dict[Hashable, tuple[str, Mapping[str, Callable[[], object]], bool]] = {}
 
     def choose(
         self, key: Hashable, rule: str, trials: Mapping[str, Callable[[], object]], on_gpu: bool
@@ -38,7 +41,7 @@ class Routes:
         Args:
             key: what the answer depends on: kind, shapes, dtype, device.
             rule: the route to take where nothing is measured.
-            trials: for each route, one run of it on made-up numbers.
+            trials: for each route, one run of it on made-up numbers; they hold no tensors.
             on_gpu: whether to wait for the GPU.
         """
         if len(trials) == 1:
@@ -46,8 +49,14 @@ class Routes:
         if self.reproducible:
             return rule
         if key not in self._chosen:
-            self._chosen[key] = _fastest(rule, trials, on_gpu)
-        return self._chosen[key]
+            self._open[key] = rule, trials, on_gpu
+        return self._chosen.get(key, rule)
+
+    def settle(self) -> None:
+        """Measure what was asked for the first time since the last call; between two batches."""
+        while self._open:
+            key, question = self._open.popitem()
+            self._chosen[key] = _fastest(*question)
 
 
 def _fastest(rule: str, trials: Mapping[str, Callable[[], object]], on_gpu: bool) -> str:
