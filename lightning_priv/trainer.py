@@ -35,10 +35,8 @@ from lightning_priv.acquisition import Acquisition, Entropy, StoppingRule
 from lightning_priv.callbacks.information import LSIProbe
 from lightning_priv.callbacks.private_active import PrivateActiveLearning
 from lightning_priv.callbacks.random_state import RandomState
-from lightning_priv.errors import PrivacyError
+from lightning_priv.errors import ConfigurationError, InterruptedRunError, PrivacyError
 from lightning_priv.nn.reconstructors import Reconstructor
-from lightning_priv.errors import ConfigurationError, PrivacyError
-from lightning_priv.errors import InterruptedRunError, PrivacyError
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
 from lightning_priv.suggestions import SuggestingMixin

@@ -510,7 +510,7 @@ def test_a_norms_input_changed_in_place_is_noticed():
     h = net.conv(torch.randn(3, 2, 6, 6))
     y = net.norm(h)
     h.detach().mul_(2)
-    with pytest.raises((UnsupportedModuleError, RuntimeError), match="GroupNorm at|inplace"):
+    with pytest.raises((UnsupportedModuleError, RuntimeError), match=r"GroupNorm at|inplace"):
         engine.finish(y.square().mean(), FlatClipping(1.0), GradientSums(engine.parameters))
 
 
