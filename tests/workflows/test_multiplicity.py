@@ -103,16 +103,6 @@ def test_from_nothing_to_the_report_and_again(command_line: CommandLine) -> None
     again = json.loads(Path("runs/glob/summary.json").read_text())
     assert again["metrics"] == facts["metrics"]
 
-    options = {"members": f"{ROOT}/members", "report_dir": "runs/callback"}
-    content["trainer"]["callbacks"] = [
-        {"class_path": "lightning_priv.callbacks.EnsembleAbstention", "init_args": options}
-    ]
-    Path("callback.yaml").write_text(yaml.safe_dump(content))
-    for stage in ("test", "predict"):
-        command_line.ok(stage, "--config", "callback.yaml", "--ckpt_path", str(members[0]))
-        by_callback = [int(row["decision"]) for row in rows("runs/callback/deferrals.csv")]
-        assert by_callback == decided, stage
-
     outcome = command_line.run("multiplicity", "--config", file, "--trainer.max_epochs", "3")
     assert outcome.code == 1
     assert "was trained with another configuration" in outcome.err
@@ -391,9 +381,32 @@ def test_a_stack_does_not_stand_for_the_best_epochs(command_line: CommandLine) -
     outcome = command_line.run("multiplicity", "--config", "study.yaml")
     assert outcome.code == 1
     assert "keeps the best epoch of each member" in outcome.err
-    shown = command_line.ok("multiplicity", "--config", "study.yaml", "--mode", "auto")
+
+
+@pytest.mark.slow
+def test_the_callback_of_a_study_through_the_command_line(command_line: CommandLine) -> None:
+    """Members of the best epoch each, so in a loop; test and predict decide as the study did."""
+    content = yaml.safe_load(config(members=3, mode="auto").read_text())
+    saver = "lightning.pytorch.callbacks.ModelCheckpoint"
+    content["trainer"]["callbacks"] = [
+        {"class_path": saver, "init_args": {"monitor": "val/loss", "mode": "min"}}
+    ]
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    shown = command_line.ok("multiplicity", "--config", "study.yaml")
     assert "loop: ModelCheckpoint keeps the best epoch" in shown
-    assert shown.count("trained in") == 2
+    assert shown.count("trained in") == 3
+    decided = [row["decision"] for row in rows(ROOT / "report/deferrals.csv")]
+    options = {"members": f"{ROOT}/members", "report_dir": "runs/callback"}
+    content["trainer"]["callbacks"] = [
+        {"class_path": "lightning_priv.callbacks.EnsembleAbstention", "init_args": options}
+    ]
+    for key in ("members", "criterion", "mode"):
+        del content[key]
+    Path("callback.yaml").write_text(yaml.safe_dump(content))
+    member = str(ROOT / "members/seed0/member.ckpt")
+    for stage in ("test", "predict"):
+        command_line.ok(stage, "--config", "callback.yaml", "--ckpt_path", member)
+        assert [row["decision"] for row in rows("runs/callback/deferrals.csv")] == decided, stage
 
 
 @pytest.mark.slow
