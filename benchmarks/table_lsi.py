@@ -1,6 +1,7 @@
 """What sample information finds and what it does not: studies on data that is offline.
 
 mislabel    detection of moved labels by every score, digits (600 samples, pixels), several seeds
+curvature   the curvature part by itself, by every estimator, on such samples (one seed)
 portions    accuracy of a linear probe on the thirds of high, middle and low information
 pruning     test accuracy against the part of the samples that is kept, by the order of choice
 difficulty  mean information of data sets, at a common number of samples
@@ -11,13 +12,21 @@ difficulty  mean information of data sets, at a common number of samples
 
 import argparse
 import statistics
+import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lightning_priv.data import BreastCancer, Digits, MNIST5k, Wine
-from lightning_priv.functional import fit_probe, lsi_order, lsi_scores, split_portions
+from lightning_priv.functional import (
+    auroc,
+    fit_probe,
+    lsi_order,
+    lsi_scores,
+    spearman,
+    split_portions,
+)
 from lightning_priv.reports import Table
 from lightning_priv.reports.information import (
     Corruption,
@@ -28,10 +37,10 @@ from lightning_priv.reports.information import (
     pruning_curves,
 )
 
-STUDIES = ("mislabel", "portions", "pruning", "difficulty")
+STUDIES = ("mislabel", "curvature", "portions", "pruning", "difficulty")
 BASELINES = (
     *("loss", "el2n", "grad_norm", "margin", "self_influence", "loo_loss"),
-    *("cl_self_confidence", "cl_margin", "knn_shapley"),
+    *("cl_self_confidence", "cl_margin", "knn_shapley", "trak"),
 )
 ORDERS = ("largest", "smallest", "largest_balanced", "smallest_balanced", "random")
 
@@ -76,6 +85,36 @@ def mislabel(seeds: int, samples: int) -> Table:
     lines.sort(key=lambda row: row[2], reverse=True)
     title = f"10 % of {samples} labels moved, {seeds} seeds: mean (standard deviation)"
     return Table(["score", "AUROC", "average precision", "precision at k"], lines, title)
+
+
+def curvature(samples: int, seed: int = 0) -> Table:
+    """How well the curvature part and the whole score find moved labels; agreement with exact."""
+    (x, y), _ = digits()
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:samples]
+    done = Corruption(frac=0.1, seed=seed).apply(x[rows], y[rows], torch.arange(samples), 10)
+    x, y, moved = x[rows], done.labels, done.changed
+    fit = fit_probe(x, y, 1.0, num_classes=10)
+    options = {"num_classes": 10, "fit": fit}
+    start = time.process_time()
+    exact = lsi_scores(x, y, estimator="exact", **options)
+    seconds = time.process_time() - start
+    lines = []
+    ways = [("alo", 1), *(("alo_sketch", size) for size in (32, 128, 512)), ("exact", 0)]
+    for estimator, size in ways:
+        start = time.process_time()
+        found = lsi_scores(x, y, estimator=estimator, sketch_dim=size, **options) if size else exact
+        spent = time.process_time() - start if size else seconds
+        name = f"{estimator} {size}" if estimator == "alo_sketch" else estimator
+        parts = (found.curvature, found.scores)
+        agreed = [
+            spearman(a, b) for a, b in zip(parts, (exact.curvature, exact.scores), strict=True)
+        ]
+        areas = [auroc(part, moved) for part in parts]
+        lines.append([name, *(float(v) for v in (areas[0], agreed[0], areas[1], agreed[1], spent))])
+    heading = ["estimator", "curvature: AUROC", "Spearman", "score: AUROC", "Spearman", "seconds"]
+    return Table(
+        heading, lines, f"10 % of {samples} labels moved, seed {seed}; CPU seconds, no fit"
+    )
 
 
 def portions() -> Table:
@@ -143,6 +182,7 @@ def main() -> None:
     seeds, samples = (1, 150) if arguments.smoke else (arguments.seeds, 600)
     tables = {
         "mislabel": lambda: mislabel(seeds, samples),
+        "curvature": lambda: curvature(samples),
         "portions": portions,
         "pruning": lambda: pruning(arguments.figures),
         "difficulty": lambda: difficulty(100 if arguments.smoke else 140, arguments.figures),

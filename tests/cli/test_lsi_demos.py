@@ -13,6 +13,7 @@ from lightning_priv.data import DocstringText, TfidfSVD
 
 FAST = ("--config", CONFIGS / "base/fast.yaml", "--trainer.enable_progress_bar", "false")
 FITS = ("lsi_digits", "lsi_dpsgd_digits", "lsi_hcnn_digits")
+STUDIES = ("mislabel", "curvature", "portions", "pruning", "difficulty")
 SCORINGS = ("lsi_mislabel_digits", "lsi_text")
 
 
@@ -77,5 +78,5 @@ def test_studies_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     monkeypatch.setattr("sys.argv", ["table_lsi.py", "--smoke", "--figures", "studies"])
     runpy.run_path(str(ROOT / "benchmarks/table_lsi.py"), run_name="__main__")
     shown = capsys.readouterr().out
-    assert all(f"### {name}" in shown for name in ("mislabel", "portions", "pruning", "difficulty"))
+    assert all(f"### {name}" in shown for name in STUDIES)
     assert {p.name for p in Path("studies").iterdir()} == {"pruning.png", "difficulty.png"}
