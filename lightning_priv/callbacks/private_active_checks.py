@@ -62,7 +62,7 @@ def check_plan(plan: AmplificationPlan, kind: SelectionKind, strategy: Any) -> N
             f"mode {plan.mode} plans to spend up to epsilon {max(plan.epsilon_total):.4g} of "
             f"{plan.epsilon:g}; it is for comparison only: use mode: step_amplification"
         )
-    if kind == "private" and plan.epsilon_envelope is None:
+    if plan.epsilon_envelope is None:
         raise ConfigurationError(
             f"the plan (accountant {plan.accountant}) has no bound for the run as a whole, in "
             "which a record's score decides when it trains; use accountant rdp or pld, certified"

@@ -235,7 +235,7 @@ def test_plans_that_do_not_hold_are_refused():
         check_plan(official, "private", private())
     rough = replace(plan, epsilon_envelope=None)
     with pytest.raises(ConfigurationError, match="no bound for the run as a whole"):
-        check_plan(rough, "private", private())
+        check_plan(rough, "random", private())
     prv = replace(plan, accountant="prv")
     with pytest.raises(ConfigurationError, match="accountant prv: a run needs rdp or pld"):
         check_plan(prv, "random", private())
