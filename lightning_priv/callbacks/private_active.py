@@ -37,6 +37,10 @@ from .private_active_phases import affordable_rates, rates_of_phase
 __all__ = ["PrivateActiveLearning"]
 
 _DEFAULT = Entropy(normalise=True, clip=0.8)
+_ARGUMENTS = (
+    *("initial", "queries", "batch_size", "epochs", "epsilon", "epsilon_acquisition"),
+    *("delta", "accountant", "mode", "composition"),
+)
 
 
 class PrivateActiveLearning(OnceCallback):
@@ -186,9 +190,8 @@ class PrivateActiveLearning(OnceCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Plan, learning curve, and the first weights if phases begin with them."""
-        plan = None if self._plan is None else self._plan.to_json()
         return {
-            "plan": plan,
+            "plan": self.plan.to_json(),
             "curve": self._curve,
             "weights": self._weights,
             "counts": self._counts,
@@ -200,12 +203,15 @@ class PrivateActiveLearning(OnceCallback):
         Raises:
             ConfigurationError: if it was made by another plan.
         """
-        before = state_dict["plan"]
-        if before is not None and before != self.plan.to_json():
+        kept = AmplificationPlan.from_json(state_dict["plan"])
+        if any(getattr(kept, name) != getattr(self.plan, name) for name in _ARGUMENTS):
             raise ConfigurationError(
                 "the checkpoint was made by another plan; a budget that is half spent cannot be "
                 "planned anew. Put the old numbers back, or begin in another folder"
             )
+        self._plan = kept  # the same but for the last digits of another machine
+        if self._files is not None:
+            self._files.plan = kept
         self._curve = list(state_dict["curve"])
         self._weights, self._counts = state_dict["weights"], state_dict["counts"]
 
@@ -251,9 +257,11 @@ class PrivateActiveLearning(OnceCallback):
         self._note(trainer, strategy)
         self._save(trainer)  # should the labels have to be awaited
         if strategy.phases_begun < len(self.plan.steps):
-            if strategy.account.left == 0:  # lost steps have cut this phase short, not the next
-                trainer.should_stop = False
-            self._advance(trainer, pl_module, strategy)
+            account = strategy.account
+            if account.left == 0 and not account.phase_is_complete:
+                trainer.should_stop = False  # lost steps have cut this phase short, not the next
+            if not trainer.should_stop:
+                self._advance(trainer, pl_module, strategy)
 
     def _advance(self, trainer: Trainer, pl_module: LightningModule, strategy: Any) -> None:
         number, pool = strategy.phases_begun, _pool(trainer)

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_priv.accountants import AmplificationPlan
 from lightning_priv.acquisition import Acquisition, Random
@@ -10,6 +11,7 @@ from lightning_priv.errors import ConfigurationError
 
 __all__ = ["SelectionKind", "check_plan", "check_pool", "check_trainer", "selection_kind"]
 
+_LIGHTNINGS_OWN = 1000  # epochs where none were asked for
 SelectionKind = Literal["random", "private", "not private"]
 
 
@@ -60,7 +62,7 @@ def check_plan(plan: AmplificationPlan, kind: SelectionKind, strategy: Any) -> N
             f"mode {plan.mode} plans to spend up to epsilon {max(plan.epsilon_total):.4g} of "
             f"{plan.epsilon:g}; it is for comparison only: use mode: step_amplification"
         )
-    if kind == "private" and plan.epsilon_envelope is None:
+    if plan.epsilon_envelope is None:
         raise ConfigurationError(
             f"the plan (accountant {plan.accountant}) has no bound for the run as a whole, in "
             "which a record's score decides when it trains; use accountant rdp or pld, certified"
@@ -138,4 +140,7 @@ def check_trainer(trainer: Trainer, plan: AmplificationPlan) -> None:
         raise ConfigurationError(
             f"max_steps={trainer.max_steps}: the plan says how many steps there are; leave it out"
         )
-    trainer.fit_loop.max_epochs = len(plan.steps)
+    phases, given = len(plan.steps), trainer.fit_loop.max_epochs
+    if given not in (None, phases, _LIGHTNINGS_OWN):
+        rank_zero_warn(f"max_epochs={given} gives way to the plan: one epoch for each phase")
+    trainer.fit_loop.max_epochs = phases

@@ -351,7 +351,8 @@ class Account:
         self.released = int(state["released"])
         self.abandoned = int(state["abandoned"])
         self._calibrated_for = state["calibrated_for"]
-        self.uncovered = list(state.get("uncovered", []))
+        said = [*state.get("uncovered", []), *self.uncovered]  # of this run too
+        self.uncovered = list(dict.fromkeys(said))
         self.left = None
 
     def charge_abandoned(self, costs: Counter[Cost]) -> None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -234,7 +235,7 @@ def test_plans_that_do_not_hold_are_refused():
         check_plan(official, "private", private())
     rough = replace(plan, epsilon_envelope=None)
     with pytest.raises(ConfigurationError, match="no bound for the run as a whole"):
-        check_plan(rough, "private", private())
+        check_plan(rough, "random", private())
     prv = replace(plan, accountant="prv")
     with pytest.raises(ConfigurationError, match="accountant prv: a run needs rdp or pld"):
         check_plan(prv, "random", private())
@@ -247,8 +248,6 @@ def test_plans_that_do_not_hold_are_refused():
 
 
 def test_broken_scores_are_refused_before_they_are_charged():
-    import lightning.pytorch as pl
-
     class Diverged(pl.Callback):
         def on_validation_end(self, trainer, pl_module):
             for parameter in pl_module.parameters():
@@ -284,6 +283,26 @@ def test_an_oracle_that_fails_keeps_the_selection():
     assert [s.lost for s in strategy.account.known.selections] == [False, False]
     assert strategy.epsilon() <= PLAN.epsilon * (1 + 1e-9)
     assert len(pool.labelled_indices) == 72
+
+
+def test_going_on_in_another_way_is_refused_or_told():
+    plan = replace(PLAN, queries=[20], epsilon_acquisition=0.0)
+
+    class Stop(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            trainer.should_stop = True  # as EarlyStopping does: no labels are bought then
+
+    learn(plan, learning=PrivateActiveLearning(plan, Random()), callbacks=[Stop()])
+    assert queries() == {}
+    other = replace(plan, queries=[21])
+    learning = PrivateActiveLearning(other, Random())
+    with pytest.raises(ConfigurationError, match="the checkpoint was made by another plan"):
+        learn(other, learning=learning, ckpt_path="private_active.ckpt")
+    learning = PrivateActiveLearning(plan, ENTROPY, allow_nonprivate_selection=True, figures=False)
+    _, strategy, *_ = learn(plan, learning=learning, ckpt_path="private_active.ckpt")
+    assert len(queries()[1]) == 20
+    assert strategy.steps == sum(plan.make().steps)
+    assert "Entropy looked at the records without noise" in Path("dp_report.json").read_text()
 
 
 @pytest.mark.parametrize("denominator", ["nominal", "initial"])

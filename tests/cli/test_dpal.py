@@ -27,7 +27,13 @@ def made(block: dict[str, Any]) -> Any:
     return getattr(import_module(module), name)(**block.get("init_args", {}))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def slow_if_certified(path: Path) -> Any:
+    """Certificates of plans by privacy losses take some seconds."""
+    marks = [pytest.mark.slow] if "accountant: pld" in path.read_text() else []
+    return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", map(slow_if_certified, FILES))
 def test_plan_strategy_and_pool_of_a_config_fit(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     plan = PlanSettings(**config["plan"]).make()
@@ -63,7 +69,8 @@ def test_recipes_are_those_of_the_spec() -> None:
 @pytest.mark.parametrize("name", ["digits", "text"])
 def test_demo_in_a_few_steps(name: str, command_line: CommandLine) -> None:
     config = CONFIGS / f"demo/dpal_{name}.yaml"
-    words = ("active-learn", "--config", config, *FEW)
+    fewer = ("--data.init_args.base.init_args.per_class", 200) if name == "text" else ()
+    words = ("active-learn", "--config", config, *FEW, *fewer)
     shown = command_line.ok(*words)
     assert "rate of cohort 1" in shown
     assert "Epsilon of the whole run, adaptive selection included: 8" in shown
