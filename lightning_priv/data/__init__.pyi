@@ -40,3 +40,4 @@ from .tiny_imagenet import TinyImageNet as TinyImageNet
 from .views import MultiView as MultiView
 from .with_index import WithIndex as WithIndex
 from .swapped import Swapped as Swapped
+from .canary import Canaries as Canaries

@@ -22,11 +22,10 @@ from lightning_priv.functional.audit import (
     excess_bits,
     image_hashes,
     observe_simulated,
-    residual_ratio,
     shared_images,
 )
 from lightning_priv.functional.gaussian_dp import gdp_mu
-from lightning_priv.metrics.audit import image_scores
+from lightning_priv.metrics.audit import study_scores
 from lightning_priv.models.diffusion import DiffusionPrior
 from lightning_priv.nn.audit_run import (
     network_calls,
@@ -153,7 +152,7 @@ def run(
         norms,
         seen,
         estimates,
-        _scores(estimates, seen, targets, classify, options.perceptual, images),
+        study_scores(estimates, seen, targets, images, classify, options.perceptual),
         timesteps_of(network, [_on_cpu(level) for level in seen]),
         None if images is None else GaussianPrior.from_images(images / 2).eigenvalues,
         options.delta,
@@ -268,36 +267,6 @@ def _run_all(
         begin = time.monotonic()
         found[attack.name] = run_attack(attack, seen, options.batch_size, options.seed, device)
         rank_zero_info(f"audit: {attack.name} in {time.monotonic() - begin:.1f} s")
-    return found
-
-
-def _scores(
-    estimates: Mapping[str, Tensor],
-    seen: Sequence[Observed],
-    targets: Tensor,
-    classify: Callable[[Tensor], Tensor] | None,
-    perceptual: nn.Module | None,
-    images: Tensor | None,
-) -> dict[str, dict[str, Tensor]]:
-    guess = None
-    if images is not None:
-        guess = ((targets - images.mean(0)) / 2).double().square().flatten(1).mean(1)
-    truth = None if classify is None else classify(targets)
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, levels in estimates.items():
-        rows: list[dict[str, Tensor]] = []
-        for level, x in zip(seen, levels, strict=True):
-            row = image_scores(x, targets)
-            row["residual"] = residual_ratio(level.y, x, level.noise_std).double()
-            if guess is not None:
-                row["gain"] = 1 - row["mse"] / guess.mean()
-            if classify is not None and truth is not None:
-                row["labels"] = torch.eq(classify(x), truth).double()
-            if perceptual is not None:
-                with torch.no_grad():
-                    row["perceptual"] = perceptual(x.float(), targets.float()).double().view(-1)
-            rows.append(row)
-        found[name] = {metric: torch.stack([row[metric] for row in rows]) for metric in rows[0]}
     return found
 
 
