@@ -22,7 +22,7 @@ from lightning_priv.functional.audit import (
     Release,
     audit_noise,
     observe_simulated,
-    shared_images,
+    overlap_note,
 )
 from lightning_priv.metrics.audit import study_scores
 from lightning_priv.nn.audit_run import run_attack, timesteps_of, with_estimated_norms
@@ -347,22 +347,10 @@ class ReconstructionAudit(OnceCallback):
             "The targets are training records: this report shows private data and is for their "
             "owner only; no epsilon covers it."
         ]
-        if self.prior is None:
-            return notes
-        file = Path(self.prior) / "training_hashes.json"
-        if not file.is_file():
-            notes.append(
-                "It is not known which images the prior was trained on. If the targets were among "
-                "them, the reconstructions are memories, not leaks."
-            )
-            return notes
-        shared = int(shared_images(targets, json.loads(file.read_text(encoding="utf-8"))).sum())
-        if shared and not self.allow_overlap:
-            raise ConfigurationError(
-                f"{shared} of {len(targets)} targets are among the images that the prior was "
-                "trained on, so that it may simply remember them; take a prior of other images, or "
-                "allow_overlap: true"
-            )
+        if self.prior is not None:
+            file = Path(self.prior) / "training_hashes.json"
+            known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+            notes += filter(None, [overlap_note(targets, known, self.allow_overlap)])
         return notes
 
     def _facts(self, trainer: Trainer, images: Tensor | None) -> dict[str, str]:

@@ -22,6 +22,7 @@ from lightning_priv.functional.audit import (
     excess_bits,
     image_hashes,
     observe_simulated,
+    overlap_note,
     shared_images,
 )
 from lightning_priv.functional.gaussian_dp import gdp_mu
@@ -129,7 +130,7 @@ def run(
     records, names = _take(datamodule.test_dataset, options.targets)  # type: ignore[attr-defined]
     _check_shape(records, network.image_shape)
     targets = model.units.images_to_prior(records)
-    notes = [_overlap(prior, targets, options.allow_overlap)]
+    notes = [overlap_note(targets, prior.hashes, options.allow_overlap)]
     images, labels = _references(datamodule, prior, model.units, options)
     if images is not None:
         _refuse_targets_among(images, targets, options.allow_overlap)
@@ -196,21 +197,6 @@ def _check_shape(records: Tensor, wanted: tuple[int, int, int]) -> None:
             f"the targets have shape {tuple(records.shape[1:])}, the prior is for {wanted}; take a "
             "prior for images of this size, or resize the data"
         )
-
-
-def _overlap(prior: DiffusionPrior, targets: Tensor, allowed: bool) -> str:
-    if prior.hashes is None:
-        return (
-            "It is not known which images the prior was trained on. If the targets were among "
-            "them, the reconstructions are memories, not leaks."
-        )
-    shared = int(shared_images(targets, prior.hashes).sum())
-    if shared and not allowed:
-        raise ConfigurationError(
-            f"{shared} of {len(targets)} targets are among the images that the prior was trained "
-            "on, so that it may simply remember them; take other targets, or allow_overlap: true"
-        )
-    return f"{shared} targets are among the prior's training images." if shared else ""
 
 
 def _refuse_targets_among(images: Tensor, targets: Tensor, allowed: bool) -> None:
