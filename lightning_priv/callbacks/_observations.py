@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_priv.functional.audit import Release
+from lightning_priv.functional.audit import (
+    Release,
+    epsilon_lower_bound,
+    mu_lower_bound,
+    one_run_epsilon,
+)
 from lightning_priv.nn.leak import LeakLayer
 
 __all__ = ["Observations", "Step", "noise_of"]
@@ -50,6 +56,8 @@ class Observations:
         noise: numbers of each step that are noise alone, in units of the noisy sum.
         stated: sigma C of each step.
         batches: realised number of records of each step.
+        canaries: flat canaries of unit norm, shape (m, N), or None.
+        canary_scores: what speaks for each canary so far, shape (m,).
     """
 
     limit: int
@@ -63,6 +71,8 @@ class Observations:
     noise: list[Tensor] = field(default_factory=list)
     stated: list[float] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    canaries: Tensor | None = None
+    canary_scores: Tensor | None = None
 
     def add(self, layer: LeakLayer, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
         """Read one step.
@@ -81,24 +91,70 @@ class Observations:
             self.noise.append(silence.flatten().double())
             self.stated.append(release.noise_std)
         self.batches.append(len(step.records))
-        if not len(step.records):
-            return None
         flat = step.records.flatten(1).double()
         weight = release.factor(step.gradient_norms.double()) * layer.loss_scale  # beta L
         total = release.denominator * step.gradient[: layer.rows].double().mean(0)
+        ordinary = ~self._are_canaries(flat)
+        if self.canaries is not None:  # the auditor knows every record but them
+            score = self.canaries @ (total - weight[ordinary] @ flat[ordinary])
+            before = 0 if self.canary_scores is None else self.canary_scores
+            self.canary_scores = before + score
+        if not bool(ordinary.any()):
+            return None
         left = total - weight @ flat  # the noise, once all records are taken away
+        flat, weight, records = flat[ordinary], weight[ordinary], step.records[ordinary]
         y = flat + left / weight[:, None]
         s = release.noise_std / (layer.rows**0.5 * weight)
-        self._score(layer, step, total - weight[1:] @ flat[1:], flat[0])
-        seen = y.view(step.records.shape).to(step.records.dtype)
+        self._score(layer, step, left + weight[0] * flat[0], flat[0])
+        seen = y.view(records.shape).to(records.dtype)
         for i in range(min(self.each, len(flat))):
-            known = any(torch.equal(step.records[i], record) for record in self.records)
+            known = any(torch.equal(records[i], record) for record in self.records)
             if len(self.records) < self.limit and not known:
-                self.records.append(step.records[i])
+                self.records.append(records[i])
                 self.y.append(seen[i])
                 self.noise_std.append(float(s[i]))
                 self.noise_multipliers.append(release.noise_multiplier)
-        return seen, s, step.records
+        return seen, s, records
+
+    def step_bound(self, noise_multiplier: float) -> str:
+        """What the scores of one record a step prove of a single step, in words."""
+        mu = mu_lower_bound(self.members, self.others)
+        delta = 1e-2  # what so few trials can see
+        epsilon = epsilon_lower_bound(self.members, self.others, delta)
+        return (
+            f"mu >= {mu.value:.3g} (stated {1 / max(noise_multiplier, 1e-12):.3g}), epsilon >= "
+            f"{epsilon.value:.3g} at delta = {delta:g}; 95 % confidence, {len(self.others)} trials"
+        )
+
+    def run_bound(self, included: Tensor, stated: float, delta: float) -> str:
+        """What guesses about canaries prove of the whole run, in words.
+
+        The quarter of the canaries with the highest scores is guessed to have been there, that with
+        the lowest not to.
+
+        Args:
+            included: which canaries were there, shape (m,).
+            stated: epsilon of the run.
+            delta: of the statement.
+        """
+        assert self.canary_scores is not None
+        count = len(self.canary_scores)
+        order, each = self.canary_scores.argsort(), max(1, count // 4)
+        right = int(included[order[-each:]].sum()) + int((~included[order[:each]]).sum())
+        bound = one_run_epsilon(2 * each, right, count, delta)
+        verdict = "; the stated epsilon is refuted" if bound > stated else ""
+        if verdict:
+            rank_zero_warn(f"ReconstructionAudit: epsilon is at least {bound:.3g}{verdict}")
+        return (
+            f"epsilon >= {bound:.3g} at delta = {delta:.3g} (stated {stated:.4g}); 95 % "
+            f"confidence, {right} of {2 * each} guesses about {count} canaries right{verdict}"
+        )
+
+    def _are_canaries(self, flat: Tensor) -> Tensor:
+        """Which records are canaries, shape (k,)."""
+        if self.canaries is None:
+            return torch.zeros(len(flat), dtype=torch.bool)
+        return (flat[:, None] == self.canaries).all(2).any(1)
 
     def _score(self, layer: LeakLayer, step: Step, alone: Tensor, record: Tensor) -> None:
         """The likelihood-ratio statistic of one record, where it took part and where not."""

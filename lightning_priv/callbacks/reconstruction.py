@@ -21,13 +21,10 @@ from lightning_priv.functional.audit import (
     PixelRange,
     Release,
     audit_noise,
-    epsilon_lower_bound,
-    mu_lower_bound,
     observe_simulated,
-    residual_ratio,
-    shared_images,
+    overlap_note,
 )
-from lightning_priv.metrics.audit import image_scores
+from lightning_priv.metrics.audit import study_scores
 from lightning_priv.nn.audit_run import run_attack, timesteps_of, with_estimated_norms
 from lightning_priv.nn.leak import LeakLayer
 from lightning_priv.nn.reconstructors import Clamp, Identity, PriorMean, Reconstructor, Wiener
@@ -52,7 +49,8 @@ class ReconstructionAudit(OnceCallback):
     * pictures, figures, tables and ``report.html`` of what each attack recovers at the noise of the
       run, and at ``noise_levels``, which are simulated and marked so;
     * the audit of the noise: its size with an interval, tests for Gaussianity and independence, and
-      a lower bound on mu from one record a step.
+      a lower bound on mu from one record a step; with ``lightning_priv.data.Canaries`` also one on
+      the epsilon of the whole run, for which ``every_n_steps`` should be 1.
 
     Training is not changed: parameters are the same to the last bit with and without it. The files
     show training records, which no epsilon covers: they are for the owner of the data. Loggers get
@@ -193,6 +191,7 @@ class ReconstructionAudit(OnceCallback):
         self._hook.remove()
         self._hook = None
         layer = self._layer(pl_module)
+        self._know_canaries(trainer)
         strategy: Any = trainer.strategy
         norms = [clipped.norms.detach().cpu() for clipped in strategy.logical_step.seen]
         gradient = layer.linear.weight.grad
@@ -228,6 +227,11 @@ class ReconstructionAudit(OnceCallback):
             psnr = float((-10 * error.clamp(min=1e-12).log10()).mean())
             # read by RiskCorridor, too
             pl_module.log("audit/psnr", psnr, on_step=True, rank_zero_only=True, batch_size=1)
+
+    def _know_canaries(self, trainer: Trainer) -> None:
+        canaries = getattr(getattr(trainer, "datamodule", None), "canaries", None)
+        if canaries is not None and self._observations.canaries is None:
+            self._observations.canaries = canaries.flatten(1).double()
 
     # ------------------------------------------------------------------------------- the end
 
@@ -304,7 +308,7 @@ class ReconstructionAudit(OnceCallback):
             norms,
             levels,
             estimates,
-            _scores(estimates, levels, targets, images),
+            study_scores(estimates, levels, targets, images),
             None if network is None else timesteps_of(network, levels),
             None if images is None else GaussianPrior.from_images(images / 2).eigenvalues,
             float(strategy.delta),
@@ -343,22 +347,10 @@ class ReconstructionAudit(OnceCallback):
             "The targets are training records: this report shows private data and is for their "
             "owner only; no epsilon covers it."
         ]
-        if self.prior is None:
-            return notes
-        file = Path(self.prior) / "training_hashes.json"
-        if not file.is_file():
-            notes.append(
-                "It is not known which images the prior was trained on. If the targets were among "
-                "them, the reconstructions are memories, not leaks."
-            )
-            return notes
-        shared = int(shared_images(targets, json.loads(file.read_text(encoding="utf-8"))).sum())
-        if shared and not self.allow_overlap:
-            raise ConfigurationError(
-                f"{shared} of {len(targets)} targets are among the images that the prior was "
-                "trained on, so that it may simply remember them; take a prior of other images, or "
-                "allow_overlap: true"
-            )
+        if self.prior is not None:
+            file = Path(self.prior) / "training_hashes.json"
+            known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+            notes += filter(None, [overlap_note(targets, known, self.allow_overlap)])
         return notes
 
     def _facts(self, trainer: Trainer, images: Tensor | None) -> dict[str, str]:
@@ -377,15 +369,14 @@ class ReconstructionAudit(OnceCallback):
             else f"{len(images)} of the {self.references} samples",
             "norm of the record": "known to the attacker" if self.known_norm else "estimated",
         }
-        if len(seen.others) >= 20:
-            mu = mu_lower_bound(seen.members, seen.others)
-            delta = 1e-2
-            epsilon = epsilon_lower_bound(seen.members, seen.others, delta)
-            facts["empirical lower bound of one step"] = (
-                f"mu >= {mu.value:.3g} (stated {1 / max(private.noise_multiplier, 1e-12):.3g}), "
-                f"epsilon >= {epsilon.value:.3g} at delta = {delta:g}; 95 % confidence, "
-                f"{len(seen.others)} trials"
+        if seen.canary_scores is not None:
+            included = trainer.datamodule.included  # type: ignore[attr-defined]
+            delta = float(private.delta)
+            facts["empirical lower bound of the run"] = seen.run_bound(
+                included, float(private.epsilon()), delta
             )
+        if len(seen.others) >= 20:
+            facts["empirical lower bound of one step"] = seen.step_bound(private.noise_multiplier)
         return facts
 
     def _log(self, trainer: Trainer, study: AuditStudy) -> None:
@@ -402,25 +393,3 @@ class ReconstructionAudit(OnceCallback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
         log_media(trainer, "audit/summary", summary_table(study, laws_of(study)))
-
-
-def _scores(
-    estimates: dict[str, Tensor],
-    levels: Sequence[Observed],
-    targets: Tensor,
-    images: Tensor | None,
-) -> dict[str, dict[str, Tensor]]:
-    guess = None
-    if images is not None:
-        guess = ((targets - images.mean(0)) / 2).double().square().mean()
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, by_level in estimates.items():
-        rows = []
-        for level, x in zip(levels, by_level, strict=True):
-            row = image_scores(x, targets)
-            row["residual"] = residual_ratio(level.y, x, level.noise_std.clamp(min=1e-12)).double()
-            if guess is not None:
-                row["gain"] = 1 - row["mse"] / guess
-            rows.append(row)
-        found[name] = {metric: torch.stack([row[metric] for row in rows]) for metric in rows[0]}
-    return found

@@ -48,3 +48,4 @@ from .token_ids import TokenIds as TokenIds
 from .views import MultiView as MultiView
 from .with_index import WithIndex as WithIndex
 from .swapped import Swapped as Swapped
+from .canary import Canaries as Canaries

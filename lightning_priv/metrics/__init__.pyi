@@ -31,3 +31,4 @@ from .multiplicity import Votes as Votes
 from .audit import AuditGain as AuditGain
 from .audit import LabelAgreement as LabelAgreement
 from .audit import image_scores as image_scores
+from .audit import study_scores as study_scores

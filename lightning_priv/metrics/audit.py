@@ -1,11 +1,15 @@
 """How good reconstructions are, image by image and as metrics."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-__all__ = ["AuditGain", "LabelAgreement", "image_scores"]
+from lightning_priv.functional.audit import Observed, residual_ratio
+
+__all__ = ["AuditGain", "LabelAgreement", "image_error", "image_scores", "study_scores"]
 
 
 def image_scores(preds: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -36,7 +40,7 @@ def image_scores(preds: Tensor, target: Tensor) -> dict[str, Tensor]:
             f"preds {tuple(preds.shape)} and target {tuple(target.shape)} must have one shape "
             "(n, C, H, W)"
         )
-    mse = ((preds.double() - target.double()) / 2).square().flatten(1).mean(1)
+    mse = image_error(preds, target)
     side = min(7, *preds.shape[-2:])
     side -= 1 - side % 2
     if side < 3:
@@ -53,6 +57,56 @@ def image_scores(preds: Tensor, target: Tensor) -> dict[str, Tensor]:
     assert isinstance(ssim, Tensor)
     psnr = -10 * mse.clamp(min=1e-12).log10()
     return {"mse": mse, "psnr": psnr, "ssim": ssim.double().reshape(len(preds))}
+
+
+def study_scores(
+    estimates: Mapping[str, Tensor],
+    levels: Sequence[Observed],
+    target: Tensor,
+    images: Tensor | None = None,
+    classify: Callable[[Tensor], Tensor] | None = None,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> dict[str, dict[str, Tensor]]:
+    """All scores of all attacks of an audit.
+
+    Beside ``image_scores``: ``residual``, the distance from the observation in units of the noise;
+    ``gain`` over guessing the mean image, 1 - MSE / mean MSE of the guess; ``labels``, whether a
+    classifier sees the target's class; ``perceptual``, a distance by a given network.
+
+    Args:
+        estimates: by attack, shape (levels, n, C, H, W), in [-1, 1] or beyond.
+        levels: what was observed.
+        target: images in [-1, 1], shape (n, C, H, W).
+        images: the adversary's; without them there is no gain.
+        classify: images (n, C, H, W) to classes (n,).
+        perceptual: two batches of images to distances (n,).
+
+    Returns:
+        By attack and metric, shape (levels, n).
+    """
+    guess = None if images is None else image_error(images.mean(0).expand_as(target), target).mean()
+    truth = None if classify is None else classify(target)
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, by_level in estimates.items():
+        rows: list[dict[str, Tensor]] = []
+        for level, x in zip(levels, by_level, strict=True):
+            row = image_scores(x, target)
+            row["residual"] = residual_ratio(level.y, x, level.noise_std.clamp(min=1e-12)).double()
+            if guess is not None:
+                row["gain"] = 1 - row["mse"] / guess
+            if classify is not None and truth is not None:
+                row["labels"] = torch.eq(classify(x), truth).double()
+            if perceptual is not None:
+                with torch.no_grad():
+                    row["perceptual"] = perceptual(x.float(), target.float()).double().view(-1)
+            rows.append(row)
+        found[name] = {metric: torch.stack([row[metric] for row in rows]) for metric in rows[0]}
+    return found
+
+
+def image_error(preds: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of each image, of pixels in [0, 1]; shapes (n, ...) in [-1, 1] to (n,)."""
+    return ((preds.double() - target.double()) / 2).square().flatten(1).mean(1)
 
 
 class LabelAgreement(Metric):

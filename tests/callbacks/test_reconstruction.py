@@ -1,6 +1,7 @@
 """The audit of a running private training: neutral, and right about the noise."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from lightning_priv.callbacks import ReconstructionAudit
 from lightning_priv.callbacks._observations import noise_of
-from lightning_priv.data import Digits, Swapped
+from lightning_priv.data import Canaries, Digits, Swapped
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.nn.diffusion import DiffusionNetwork
 from lightning_priv.nn.leak import LeakLayer
@@ -225,6 +226,48 @@ def test_unknown_norms_need_a_prior(prior: Path) -> None:
     train(audit, 4)
     assert audit.study is not None
     assert "estimated" in audit.study.facts["norm of the record"]
+
+
+def with_canaries(steps: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> str:
+    """What the audit says of the epsilon of a run on 20 digits and some of 60 canaries."""
+
+    class Few(Digits):
+        def load_samples(self) -> Any:
+            train, test = super().load_samples()
+            return train.take(torch.arange(20)), test
+
+    def data(batch_size: int) -> Canaries:
+        return Canaries(Few(batch_size=batch_size, val_size=0), count=60, seed=5)
+
+    monkeypatch.setattr(sys.modules[__name__], "ReadingData", data)
+    audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")
+    train(audit, steps, batch_size=25, **options)
+    assert audit.study is not None
+    flat = 2 * audit._observations.canaries.view(-1, 64) - 1  # type: ignore[union-attr]
+    distances = torch.cdist(audit.study.targets.flatten(1).double(), flat)
+    assert float(distances.min()) > 0.1  # canaries are no targets
+    return audit.study.facts["empirical lower bound of the run"]
+
+
+def test_canaries_bound_the_epsilon_of_a_run_from_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = with_canaries(8, monkeypatch, noise_multiplier=0.3)
+    bound = float(text.split("epsilon >= ")[1].split(" ")[0])
+    stated = float(text.split("stated ")[1].split(")")[0])
+    assert 1.0 < bound < stated
+    assert "refuted" not in text
+    assert "60 canaries" in text
+
+
+def test_too_little_noise_is_refuted_by_canaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise of a tenth of what is accounted for."""
+    original = DefaultNoise.add_to
+
+    def add_to(self: DefaultNoise, values: torch.Tensor, standard_deviation: float) -> None:
+        original(self, values, standard_deviation / 20)
+
+    monkeypatch.setattr(DefaultNoise, "add_to", add_to)
+    text = with_canaries(8, monkeypatch, noise_multiplier=6.0)
+    assert text.endswith("the stated epsilon is refuted")
 
 
 def test_what_cannot_be_audited_is_refused(prior: Path) -> None:

@@ -24,6 +24,7 @@ from .schedule import NoiseSchedule as NoiseSchedule
 from .schedule import Prediction as Prediction
 from .units import PixelRange as PixelRange
 from .overlap import image_hashes as image_hashes
+from .overlap import overlap_note as overlap_note
 from .overlap import shared_images as shared_images
 from .canary import CanaryBound as CanaryBound
 from .canary import epsilon_lower_bound as epsilon_lower_bound

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["image_hashes", "shared_images"]
+from lightning_priv.errors import ConfigurationError
+
+__all__ = ["image_hashes", "overlap_note", "shared_images"]
 
 
 def image_hashes(images: Tensor) -> list[str]:
@@ -42,3 +44,32 @@ def shared_images(targets: Tensor, known: Collection[str]) -> Tensor:
     """
     found = set(known)
     return torch.tensor([h in found for h in image_hashes(targets)], dtype=torch.bool)
+
+
+def overlap_note(targets: Tensor, known: Collection[str] | None, allowed: bool = False) -> str:
+    """What a reader has to know about targets that the prior may have been trained on.
+
+    Args:
+        targets: in [-1, 1], shape (B, C, H, W).
+        known: hashes of the prior's training images; None if they are not known.
+        allowed: let targets be among them.
+
+    Returns:
+        A sentence, or nothing if no target is among them.
+
+    Raises:
+        ConfigurationError: if some are, and that is not allowed.
+    """
+    if known is None:
+        return (
+            "It is not known which images the prior was trained on. If the targets were among "
+            "them, the reconstructions are memories, not leaks."
+        )
+    shared = int(shared_images(targets, known).sum())
+    if shared and not allowed:
+        raise ConfigurationError(
+            f"{shared} of {len(targets)} targets are among the images that the prior was trained "
+            "on, so that it may simply remember them; take other targets or another prior, or "
+            "allow_overlap: true"
+        )
+    return f"{shared} targets are among the prior's training images." if shared else ""

@@ -22,11 +22,11 @@ from lightning_priv.functional.audit import (
     excess_bits,
     image_hashes,
     observe_simulated,
-    residual_ratio,
+    overlap_note,
     shared_images,
 )
 from lightning_priv.functional.gaussian_dp import gdp_mu
-from lightning_priv.metrics.audit import image_scores
+from lightning_priv.metrics.audit import study_scores
 from lightning_priv.models.diffusion import DiffusionPrior
 from lightning_priv.nn.audit_run import (
     network_calls,
@@ -130,7 +130,7 @@ def run(
     records, names = _take(datamodule.test_dataset, options.targets)  # type: ignore[attr-defined]
     _check_shape(records, network.image_shape)
     targets = model.units.images_to_prior(records)
-    notes = [_overlap(prior, targets, options.allow_overlap)]
+    notes = [overlap_note(targets, prior.hashes, options.allow_overlap)]
     images, labels = _references(datamodule, prior, model.units, options)
     if images is not None:
         _refuse_targets_among(images, targets, options.allow_overlap)
@@ -153,7 +153,7 @@ def run(
         norms,
         seen,
         estimates,
-        _scores(estimates, seen, targets, classify, options.perceptual, images),
+        study_scores(estimates, seen, targets, images, classify, options.perceptual),
         timesteps_of(network, [_on_cpu(level) for level in seen]),
         None if images is None else GaussianPrior.from_images(images / 2).eigenvalues,
         options.delta,
@@ -197,21 +197,6 @@ def _check_shape(records: Tensor, wanted: tuple[int, int, int]) -> None:
             f"the targets have shape {tuple(records.shape[1:])}, the prior is for {wanted}; take a "
             "prior for images of this size, or resize the data"
         )
-
-
-def _overlap(prior: DiffusionPrior, targets: Tensor, allowed: bool) -> str:
-    if prior.hashes is None:
-        return (
-            "It is not known which images the prior was trained on. If the targets were among "
-            "them, the reconstructions are memories, not leaks."
-        )
-    shared = int(shared_images(targets, prior.hashes).sum())
-    if shared and not allowed:
-        raise ConfigurationError(
-            f"{shared} of {len(targets)} targets are among the images that the prior was trained "
-            "on, so that it may simply remember them; take other targets, or allow_overlap: true"
-        )
-    return f"{shared} targets are among the prior's training images." if shared else ""
 
 
 def _refuse_targets_among(images: Tensor, targets: Tensor, allowed: bool) -> None:
@@ -268,36 +253,6 @@ def _run_all(
         begin = time.monotonic()
         found[attack.name] = run_attack(attack, seen, options.batch_size, options.seed, device)
         rank_zero_info(f"audit: {attack.name} in {time.monotonic() - begin:.1f} s")
-    return found
-
-
-def _scores(
-    estimates: Mapping[str, Tensor],
-    seen: Sequence[Observed],
-    targets: Tensor,
-    classify: Callable[[Tensor], Tensor] | None,
-    perceptual: nn.Module | None,
-    images: Tensor | None,
-) -> dict[str, dict[str, Tensor]]:
-    guess = None
-    if images is not None:
-        guess = ((targets - images.mean(0)) / 2).double().square().flatten(1).mean(1)
-    truth = None if classify is None else classify(targets)
-    found: dict[str, dict[str, Tensor]] = {}
-    for name, levels in estimates.items():
-        rows: list[dict[str, Tensor]] = []
-        for level, x in zip(seen, levels, strict=True):
-            row = image_scores(x, targets)
-            row["residual"] = residual_ratio(level.y, x, level.noise_std).double()
-            if guess is not None:
-                row["gain"] = 1 - row["mse"] / guess.mean()
-            if classify is not None and truth is not None:
-                row["labels"] = torch.eq(classify(x), truth).double()
-            if perceptual is not None:
-                with torch.no_grad():
-                    row["perceptual"] = perceptual(x.float(), targets.float()).double().view(-1)
-            rows.append(row)
-        found[name] = {metric: torch.stack([row[metric] for row in rows]) for metric in rows[0]}
     return found
 
 
