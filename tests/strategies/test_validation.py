@@ -78,7 +78,7 @@ def net_with(layer):
         (net_with(nn.InstanceNorm1d(8, track_running_stats=True)), "InstanceNorm1d at 'net.1'"),
         (
             net_with(nn.utils.spectral_norm(nn.Linear(8, 8))),
-            "both trainable parameters and buffers",
+            "has its weight made by a hook",
         ),
         (net_with(nn.Linear(8, 8, dtype=torch.bfloat16)), "too coarse for the noise"),
         (nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 3)), "has no shape yet"),

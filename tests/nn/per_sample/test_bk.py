@@ -538,6 +538,21 @@ def test_layers_and_graphs_out_of_the_ordinary(name, views):
     check(ODD[name](), torch.randn(3 * views, 2, 6, 6), 3, views)
 
 
+def test_the_gradients_of_single_records_add_up_to_those_of_autograd():
+    """Both are asked of one graph, as the strategy's probe does."""
+    net, x = Graph("").double(), torch.randn(3, 2, 6, 6).double()
+    engine = BookKeepingEngine()
+    engine.attach(net)
+    engine.begin(3)
+    loss = losses(net, x).mean()
+    whole = engine.whole_gradients(loss)
+    single = engine.per_sample_gradients(loss)
+    expected = torch.autograd.grad(losses(net, x).sum(), list(net.parameters()))
+    for p, g in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(whole[p], g)
+        torch.testing.assert_close(single[p].sum(0), g)
+
+
 def test_a_norms_input_changed_in_place_is_noticed():
     net = Graph("")
     engine = BookKeepingEngine()
