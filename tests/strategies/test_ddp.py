@@ -70,7 +70,7 @@ def _train(rank, folder, strategy, **kwargs):
     return weights(module), torch.stack(seen.released), strategy.history, strategy.epsilon()
 
 
-@pytest.mark.parametrize("engine", ["hooks", "ghost"])
+@pytest.mark.parametrize("engine", ["bk", "hooks", "ghost"])
 def test_one_and_two_processes_are_equal(gloo_pool, tmp_path, engine):
     arguments = {**REPEATABLE, "physical_batch_size": 3, "engine": engine}
     a, b = gloo_pool.run(_train, str(tmp_path), arguments)

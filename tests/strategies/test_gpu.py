@@ -13,7 +13,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("engine", ["hooks", "ghost", "functorch"])
+@pytest.mark.parametrize("engine", ["bk", "hooks", "ghost", "functorch"])
 @pytest.mark.parametrize("physical", [None, 5])
 def test_released_gradient_is_that_of_the_cpu(engine, physical):
     released = []

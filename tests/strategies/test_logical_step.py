@@ -30,7 +30,7 @@ def clipped_sum_by_hand(module, data, rows, bound):
     return total
 
 
-@pytest.mark.parametrize("engine", ["hooks", "ghost", "functorch"])
+@pytest.mark.parametrize("engine", ["bk", "hooks", "ghost", "functorch"])
 @pytest.mark.parametrize("physical", [None, 5])
 def test_released_gradient_is_the_clipped_sum_over_the_expected_batch(engine, physical):
     data = small_data(dtype=torch.float64)
@@ -143,7 +143,7 @@ def test_without_noise_and_clipping_it_is_plain_full_batch_training():
     torch.testing.assert_close(weights(module), weights(plain), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("engine", ["hooks", "ghost", "functorch"])
+@pytest.mark.parametrize("engine", ["bk", "hooks", "ghost", "functorch"])
 def test_the_raw_gradient_is_never_seen(engine):
     seen = Gradients()
     module = small_module()

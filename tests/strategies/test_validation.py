@@ -78,7 +78,7 @@ def net_with(layer):
         (net_with(nn.InstanceNorm1d(8, track_running_stats=True)), "InstanceNorm1d at 'net.1'"),
         (
             net_with(nn.utils.spectral_norm(nn.Linear(8, 8))),
-            "both trainable parameters and buffers",
+            "has its weight made by a hook",
         ),
         (net_with(nn.Linear(8, 8, dtype=torch.bfloat16)), "too coarse for the noise"),
         (nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 3)), "has no shape yet"),
@@ -439,7 +439,7 @@ def test_hooks_that_come_later_are_refused():
             if trainer.global_step == 2:
                 pl_module.net[0].weight.register_hook(lambda gradient: None)
 
-    for engine in ("hooks", "ghost"):
+    for engine in ("bk", "hooks", "ghost"):
         strategy = private(engine=engine)
         with pytest.raises(
             MisconfigurationException, match=r"'net\.0\.weight' has a gradient hook"
@@ -455,7 +455,7 @@ class PartlyUsed(SmallModule):
 
 
 def test_an_unused_layer_gets_noise_and_a_warning():
-    for engine in ("hooks", "ghost", "functorch"):
+    for engine in ("bk", "hooks", "ghost", "functorch"):
         module = PartlyUsed()
         before = module.spare.weight.detach().clone()
         with pytest.warns(UserWarning, match=r"'spare\.weight', 'spare\.bias' took no part"):
@@ -493,7 +493,7 @@ def test_activation_checkpointing_changes_nothing():
             return nn.functional.cross_entropy(self.net[2](h), y)
 
     arguments = {**QUICK, "deterministic": True, "seed": 3}
-    for engine in ("hooks", "ghost"):
+    for engine in ("bk", "hooks", "ghost"):
         results = []
         for kind in (SmallModule, Checkpointed):
             torch.manual_seed(0)

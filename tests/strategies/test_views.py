@@ -34,7 +34,7 @@ def mean_gradient(module, x, y):
     return torch.stack([torch.cat([g.flatten() for g in gs]) for gs in views]).mean(0)
 
 
-@pytest.mark.parametrize("engine", ["hooks", "functorch", "auto"])
+@pytest.mark.parametrize("engine", ["bk", "hooks", "functorch"])
 @pytest.mark.parametrize("physical", [None, 5])
 def test_the_mean_over_the_views_is_clipped_and_released(engine, physical):
     data, module = viewed_data(dtype=torch.float64), small_module().double()

@@ -28,7 +28,7 @@ class Call:
         args: positional inputs.
         kwargs: inputs by name.
         size: number of rows.
-        noted: what the layer's ``joint`` backward pass found besides the input's gradient.
+        noted: gradients of each row from the layer's ``joint`` backward pass.
     """
 
     args: tuple[Any, ...]
@@ -46,8 +46,9 @@ class Layer:
         module: the module itself.
         parameters: its trainable parameters, those of its sub-modules included if ``functorch``.
         functorch: whether the gradients come from functorch instead of Opacus' grad samplers.
-        joint: from the input and the output of a call, a function that gives the input's gradient
-            and more from the output's in one go, or None if it cannot for this call.
+        joint: from module, input and output of a call, a function that gives the input's gradient
+            and, row by row, that of each of ``parameters`` from the output's in one go; or None if
+            it cannot for this call.
     """
 
     name: str

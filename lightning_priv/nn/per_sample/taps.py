@@ -100,7 +100,7 @@ class LayerTaps:
         held: list[tuple[Backward, Tensor]] = [(backward, x.detach())]
         size, version = self._size, x._version
 
-        def run(gradient: Tensor) -> Tensor:
+        def run(gradient: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             if not held or held[0][1]._version != version:
                 raise _changed(layer)
             with torch.no_grad(), torch.autocast(gradient.device.type, enabled=False):
@@ -108,9 +108,9 @@ class LayerTaps:
                 if self.backward_runs:
                     held.clear()  # the graph is used for the last time; nothing is to stay
                     self._receive(layer, Call((), {}, size, noted), [gradient])
-            return found
+            return found, noted
 
-        joined: Tensor = _Join.apply(x, [output.detach()], run)
+        joined: Tensor = _Join.apply(x, [output.detach()], run, *layer.parameters)
         return joined
 
     def called(self, layer: Layer, args: Any, kwargs: Any, output: Any) -> None:
@@ -180,14 +180,17 @@ class _Join(torch.autograd.Function):
     """Puts another backward pass behind the output of a layer that has run."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, output: list[Tensor], run: Callable[[Tensor], Tensor]) -> Any:
+    def forward(
+        ctx: Any, x: Tensor, output: list[Tensor], run: Backward, *parameters: Tensor
+    ) -> Tensor:
         ctx.run = run
         return output.pop()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.run(gradient), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        found, noted = ctx.run(gradient)
+        return found, None, None, *(rows.sum(0) for rows in noted)
 
 
 def _changed(layer: Layer) -> UnsupportedModuleError:

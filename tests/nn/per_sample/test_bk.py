@@ -2,13 +2,14 @@
 
 import gc
 import itertools
+import math
 import time
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as nnf
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -249,6 +250,32 @@ def test_norms(name, views):
     check(net, torch.randn(3 * views, 4, 6, 5), 3, views)
 
 
+@property_test
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.lists(st.integers(1, 4), max_size=3),
+    st.booleans(),
+    st.integers(1, 2),
+    st.integers(0, 99),
+)
+def test_group_norm_of_any_shape(groups, each, spatial, behind_a_layer, views, seed):
+    """With its joint backward pass, and as a first layer, which has none."""
+    torch.manual_seed(seed)
+    channels = groups * each
+    assume(each * math.prod(spatial) > 1)  # torch refuses one value a group
+    norm = nn.GroupNorm(groups, channels)
+    for p in norm.parameters():
+        nn.init.normal_(p)
+    before = [
+        nn.Flatten(1),
+        nn.Linear(channels * math.prod(spatial), channels * math.prod(spatial)),
+    ]
+    before.append(nn.Unflatten(1, (channels, *spatial)))
+    net = nn.Sequential(*(before if behind_a_layer else []), norm)
+    check(net, torch.randn(3 * views, channels, *spatial), 3, views)
+
+
 def test_group_norm_of_vectors():
     check(nn.Sequential(nn.Linear(3, 8), nn.GroupNorm(2, 8)), torch.randn(4, 3), 4)
 
@@ -309,6 +336,15 @@ def test_attention(mode, options, views):
     for p in net.parameters():
         nn.init.normal_(p, 0, 0.4)
     check(net, torch.randn(3 * views, 4, 8), 3, views)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 7), st.sampled_from([1, 2, 4]), st.booleans(), st.integers(1, 2))
+def test_transformer_layers_of_any_length(length, heads, norm_first, views):
+    torch.manual_seed(length)
+    options = {"dropout": 0.0, "norm_first": norm_first, "activation": "gelu"}
+    layer = nn.TransformerEncoderLayer(8, heads, 5, batch_first=True, **options)
+    check(layer, torch.randn(3 * views, length, 8), 3, views)
 
 
 def test_attention_answers_as_torch_does():
@@ -500,6 +536,21 @@ def test_layers_and_graphs_out_of_the_ordinary(name, views):
     """None is approximated: a layer that no rule covers exactly falls back, alone."""
     torch.manual_seed(0)
     check(ODD[name](), torch.randn(3 * views, 2, 6, 6), 3, views)
+
+
+def test_the_gradients_of_single_records_add_up_to_those_of_autograd():
+    """Both are asked of one graph, as the strategy's probe does."""
+    net, x = Graph("").double(), torch.randn(3, 2, 6, 6).double()
+    engine = BookKeepingEngine()
+    engine.attach(net)
+    engine.begin(3)
+    loss = losses(net, x).mean()
+    whole = engine.whole_gradients(loss)
+    single = engine.per_sample_gradients(loss)
+    expected = torch.autograd.grad(losses(net, x).sum(), list(net.parameters()))
+    for p, g in zip(net.parameters(), expected, strict=True):
+        torch.testing.assert_close(whole[p], g)
+        torch.testing.assert_close(single[p].sum(0), g)
 
 
 def test_a_norms_input_changed_in_place_is_noticed():

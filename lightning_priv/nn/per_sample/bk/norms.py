@@ -39,8 +39,9 @@ def _joint_group_norm(module: Any, x: Tensor, output: Tensor) -> Backward | None
             g.reshape(1, size, positions), x.view(1, size, positions), mean, inverse, scale,
             1, size, positions, groups, [True, True, True],
         )  # fmt: skip
-        noted = by_scale.view(rows, channels), by_shift.view(rows, channels)
-        return by_x.view(x.shape), noted
+        found = {"weight": by_scale, "bias": by_shift}
+        trained = [name for name in found if trainable(module, name) is not None]
+        return by_x.view(x.shape), tuple(found[name].view(rows, channels) for name in trained)
 
     return backward
 
@@ -53,9 +54,9 @@ def _group_norm(
         return []
     module: Any = layer.module
     if call.noted:
-        scale, shift = call.noted
-        layer.check_rows(layer.parameters[0], len(scale), call.size)
-        return _affine(module, scale, shift, scope)
+        layer.check_rows(layer.parameters[0], len(call.noted[0]), call.size)
+        pairs = zip(layer.parameters, call.noted, strict=True)
+        return [Dense(parameter, values, scope) for parameter, values in pairs]
     x = input_of(layer, call, g)
     normal = F.group_norm(x, module.num_groups, eps=module.eps)
     return _affine(module, _summed(g * normal), _summed(g), scope)
