@@ -46,14 +46,16 @@ class FixedMasks:
     Args:
         module: the module.
         seed: of this draw.
+        layers: what ``dropout_layers`` found in it, if that is known already.
 
     Raises:
         ConfigurationError: if nothing would be dropped.
     """
 
-    def __init__(self, module: nn.Module, seed: int) -> None:
-        self.module = module
-        self.layers = dropout_layers(module)
+    def __init__(
+        self, module: nn.Module, seed: int, layers: dict[str, nn.Module] | None = None
+    ) -> None:
+        self.layers = dropout_layers(module) if layers is None else layers
         if not self.layers:
             raise ConfigurationError(
                 f"{type(module).__name__} has no dropout layer with p > 0 and is no ensemble, so "

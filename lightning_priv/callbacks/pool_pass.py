@@ -16,7 +16,7 @@ from lightning_priv.protocols import LabelPool
 
 from ._extraction import _transferred
 from ._layer_features import LayerFeatures, _forward, undisturbed
-from .fixed_masks import FixedMasks
+from .fixed_masks import FixedMasks, dropout_layers
 
 __all__ = ["Outputs", "pool_view"]
 
@@ -145,7 +145,8 @@ class _Reader:
             predict: read predictions.
             draws: seeds of dropout masks to predict under.
         """
-        masks = [FixedMasks(self.pl_module, draw) for draw in draws]
+        layers = dropout_layers(self.pl_module) if draws else None
+        masks = [FixedMasks(self.pl_module, draw, layers) for draw in draws]
         what = (features, predict, masks)
         loader = self.pool.pool_dataloader(ids)
         own = ids[torch.tensor(loader.sampler.positions, dtype=torch.long)]

@@ -1,5 +1,6 @@
 """Learning curve, queries and queried pictures of a pool: files, loggers, W&B."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import WandbLogger
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_priv.reports.information.grids import as_picture
@@ -21,7 +23,7 @@ from lightning_priv.reports.tables import Cell
 
 from .media import log_media
 
-__all__ = ["log_round", "metric_of", "write_report"]
+__all__ = ["keep_media", "log_round", "metric_of", "write_report"]
 
 Row = Mapping[str, Cell]
 
@@ -83,13 +85,10 @@ def write_report(
     if shown and points:
         labels, values = (torch.tensor(column) for column in zip(*points, strict=True))
         figure = curves_figure([Curves(shown, labels, values[None])], shown)
-        figure.savefig(folder / "curve.png", dpi=120)
-        files.append(folder / "curve.png")
-        log_media(trainer, "active/curve", figure)
+        files.append(keep_media(trainer, "active/curve", figure, folder / "curve.png"))
     grid = _grid(queries, dataset, images)
     if grid is not None:
-        log_media(trainer, "active/queried", grid)
-        files.append(_save(grid, folder / "queried.png"))
+        files.append(keep_media(trainer, "active/queried", grid, folder / "queried.png"))
     return files
 
 
@@ -122,9 +121,9 @@ def _is_picture(x: Tensor) -> bool:
     return x.ndim == 2 or (x.ndim == 3 and x.shape[0] in (1, 3))
 
 
-def _save(grid: Tensor, path: Path) -> Path:
-    from PIL import Image
-
-    pixels = (grid * 255).round().to(torch.uint8).movedim(0, -1).numpy()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)
+def keep_media(trainer: Trainer, key: str, media: Figure | Tensor, path: Path) -> Path:
+    """Write a picture once, among the media of the run, and put a copy at ``path``."""
+    written = log_media(trainer, key, media)
+    if written is not None:
+        shutil.copyfile(written, path)
     return path

@@ -13,15 +13,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_priv.acquisition.query import Query
-from lightning_priv.errors import ConfigurationError, OracleError
+from lightning_priv.errors import ConfigurationError
 
 from .oracles import Oracle
-from .pool_answers import understood
+from .pool_answers import ask_oracle
 from .pool_file import write_atomically
 from .pool_journal import PoolJournal
-from .pool_loading import first_labels, labelled_loader, scoring_loader, template_of, training_set
+from .pool_loading import (
+    first_labels,
+    labelled_loader,
+    scoring_loader,
+    scoring_set,
+    template_of,
+    training_set,
+)
 from .pool_state import PoolState
-from .pool_views import Label, PoolSubset, fingerprint, without_augmentation
+from .pool_views import Label, PoolSubset, fingerprint
 
 __all__ = ["ActivePool"]
 
@@ -35,6 +42,9 @@ class ActivePool(LightningDataModule):
 
     Training batches hold labelled samples only. Validation, test and prediction are those of
     ``base``. Indices are always positions in ``base``'s training data set, never in the pool.
+
+    ``base`` is set up once, not in each of several fits, because its data sets stay in use between
+    them; so its ``teardown`` is not called.
 
     The state (who was labelled in which round, bought labels, queries) is part of checkpoints.
     ``keep`` also writes it to a file, as a whole, before a query takes effect and after it: a run
@@ -101,6 +111,7 @@ class ActivePool(LightningDataModule):
         for hook in _HOOKS:  # only those that base has: others stay the module's own
             if is_overridden(hook, base):
                 setattr(self, hook, getattr(base, hook))
+        self._stages: set[str | None] = set()
         self._state: PoolState | None = None
         self._journal = PoolJournal()
         self._loaded: dict[str, Any] | None = None
@@ -122,9 +133,11 @@ class ActivePool(LightningDataModule):
         self.base.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Set up ``base``; for training, find its samples and label the initial ones."""
+        """Set up ``base``, once a stage; for training, find its samples, label the initial ones."""
         self._share_trainer()
-        self.base.setup(stage)  # type: ignore[arg-type]
+        if stage not in self._stages:
+            self.base.setup(stage)  # type: ignore[arg-type]
+            self._stages.add(stage)
         if stage in (None, "fit") and self._state is None:
             self._whole = training_set(self.base)
             seed = self.order_seed if self.seed is None else self.seed
@@ -132,10 +145,6 @@ class ActivePool(LightningDataModule):
             state.label(first_labels(self._whole, self.initial, self.stratified, state), round=0)
             self._state = state
             self._load()
-
-    def teardown(self, stage: str) -> None:
-        """Tear down ``base``."""
-        self.base.teardown(stage)
 
     def _loader(self) -> DataLoader[Any]:
         """The training loader of ``base``, whose settings are taken over."""
@@ -256,17 +265,7 @@ class ActivePool(LightningDataModule):
             return [self._journal.answers[i] for i in query.ids]  # of a run that died
         assert callable(self.oracle)
         names = getattr(self.base, "class_names", None)
-        classes = getattr(self.base, "num_classes", None)
-        try:
-            answer = self.oracle(list(query.ids))
-        except OracleError:
-            raise
-        except Exception as error:
-            raise OracleError(
-                f"the oracle failed in round {query.round}: {type(error).__name__}: {error}; the "
-                "query is kept, mend the oracle and start the same command again"
-            ) from error
-        return understood(query, answer, names, classes)
+        return ask_oracle(self.oracle, query, names, getattr(self.base, "num_classes", None))
 
     def accept(self, targets: Sequence[Label] | None = None) -> None:
         """Label what the pending query asks for, and write it down."""
@@ -315,21 +314,8 @@ class ActivePool(LightningDataModule):
             indexed: give each sample its global index, too.
         """
         if self._plain is None:
-            self._plain = self._scored()
+            self._plain = scoring_set(self.base, self._whole, self.pool_transform)
         return PoolSubset(self._plain, ids, self.state.labels, indexed)
-
-    def _scored(self) -> Any:
-        if self.pool_transform == "train":
-            return self._whole
-        plain = getattr(self.base, "plain_train_dataset", None)
-        if callable(self.pool_transform):
-            return without_augmentation(self._whole, self.pool_transform)
-        if plain is not None:
-            return plain
-        evaluation = getattr(self.base, "val_dataset", None)
-        if evaluation is None and is_overridden("val_dataloader", self.base):
-            evaluation = getattr(self.base.val_dataloader(), "dataset", None)
-        return without_augmentation(self._whole, None, evaluation)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The labelled samples in an order that follows from seed and epoch."""

@@ -1,6 +1,6 @@
 """What an oracle said, as labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +11,30 @@ from lightning_priv.errors import OracleError
 
 from .pool_views import Label
 
-__all__ = ["understood"]
+__all__ = ["ask_oracle", "understood"]
+
+
+def ask_oracle(
+    oracle: Callable[[list[int]], Any],
+    query: Query,
+    class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
+) -> list[Label]:
+    """Ask an oracle; see ``understood`` for what it may answer.
+
+    Raises:
+        OracleError: if it fails, or does not answer what was asked.
+    """
+    try:
+        answer = oracle(list(query.ids))
+    except OracleError:
+        raise
+    except Exception as error:
+        raise OracleError(
+            f"the oracle failed in round {query.round}: {type(error).__name__}: {error}; the "
+            "query is kept, mend the oracle and start the same command again"
+        ) from error
+    return understood(query, answer, class_names, num_classes)
 
 
 def understood(

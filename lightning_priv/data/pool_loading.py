@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -18,11 +19,18 @@ from lightning_priv.errors import ConfigurationError
 
 from .loading import ResumableLoader
 from .pool_state import PoolState
-from .pool_views import known_targets
+from .pool_views import known_targets, without_augmentation
 from .sampling import BlockSampler, EpochSampler, ShardSampler, mix
 from .splits import stratified_split
 
-__all__ = ["first_labels", "labelled_loader", "scoring_loader", "template_of", "training_set"]
+__all__ = [
+    "first_labels",
+    "labelled_loader",
+    "scoring_loader",
+    "scoring_set",
+    "template_of",
+    "training_set",
+]
 
 
 def training_set(base: LightningDataModule) -> Any:
@@ -43,6 +51,21 @@ def training_set(base: LightningDataModule) -> Any:
     if not len(dataset):
         raise ConfigurationError(f"{type(base).__name__} has no training sample")
     return dataset
+
+
+def scoring_set(base: LightningDataModule, whole: Any, transform: Any) -> Any:
+    """All training samples as the pool is scored; see ``ActivePool``'s ``pool_transform``."""
+    if transform == "train":
+        return whole
+    if callable(transform):
+        return without_augmentation(whole, transform)
+    plain = getattr(base, "plain_train_dataset", None)
+    if plain is not None:
+        return plain
+    evaluation = getattr(base, "val_dataset", None)
+    if evaluation is None and is_overridden("val_dataloader", base):
+        evaluation = getattr(base.val_dataloader(), "dataset", None)
+    return without_augmentation(whole, None, evaluation)
 
 
 def template_of(base: LightningDataModule) -> "DataLoader[Any]":

@@ -104,8 +104,9 @@ class PoolSubset(Dataset[Any]):
         many = getattr(self.dataset, "__getitems__", None)
         if many is None:
             return [self[position] for position in positions]
-        keys = [self._key(p, i) for p, i in zip(positions, indices, strict=True)]
-        found = many(keys)
+        if len(positions) and hasattr(positions[0], "key"):
+            indices = [self._key(p, i) for p, i in zip(positions, indices, strict=True)]
+        found = many(indices)
         if isinstance(found, Rows):
             return self._finished_rows(found, indices)
         return [self._finished(item, i) for item, i in zip(found, indices, strict=True)]

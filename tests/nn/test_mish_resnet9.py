@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_priv.callbacks.fixed_masks import fixed_masks
+from lightning_priv.callbacks.fixed_masks import FixedMasks
 from lightning_priv.nn import MishResNet9
 from lightning_priv.nn.per_sample import module_problems
 
@@ -23,7 +23,7 @@ def test_dropout_is_there_for_draws_alone():
     net.eval()
     draws = []
     for seed in (1, 2, 1):
-        with fixed_masks(net, seed):
+        with FixedMasks(net, seed):
             draws.append(net(x))
     assert torch.equal(draws[0], draws[2])
     assert not torch.equal(draws[0], draws[1])

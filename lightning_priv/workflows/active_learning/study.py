@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning_priv.acquisition import Acquisition
 from lightning_priv.callbacks.media import log_media
 from lightning_priv.callbacks.pool_query import choose
-from lightning_priv.callbacks.pool_report import metric_of
+from lightning_priv.callbacks.pool_report import keep_media, metric_of
 from lightning_priv.data import ActivePool
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.models import Classifier
@@ -281,6 +281,5 @@ def _write(trainer: Trainer, result: StudyResult) -> None:
     ]
     (folder / "queries.json").write_text(json.dumps(queries) + "\n", encoding="utf-8")
     figure = curves_figure(result.curves, result.metric, result.full)
-    figure.savefig(folder / "compare.png", dpi=120)
-    log_media(trainer, "active/compare", figure)
+    keep_media(trainer, "active/compare", figure, folder / "compare.png")
     log_media(trainer, "active/saving", result.table)
