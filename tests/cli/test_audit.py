@@ -54,16 +54,15 @@ def test_audit_in_a_few_steps_keeps_its_prior(command_line: CommandLine) -> None
     assert {row["metric"] for row in summary["summary"]} == {
         *("mse", "psnr", "ssim", "residual", "gain", "labels")
     }
-    # the prior is not trained again, and other steps mean another prior
+    # the prior is not trained again, and another recipe means another prior
     weights = Path("runs/audit_digits/prior/unet/diffusion_pytorch_model.safetensors")
     before = weights.stat().st_mtime_ns
     few = ("--methods", ATTACKS)
     command_line.ok("audit", "--config", DIGITS, *FEW, *few)
     assert weights.stat().st_mtime_ns == before
-    for change in (("--trainer.max_steps", 2), ("--model.init_args.optimizer.lr", 1e-3)):
-        command_line.ok("audit", "--config", DIGITS, *FEW, *few, *change)
-        assert weights.stat().st_mtime_ns > before
-        before = weights.stat().st_mtime_ns
+    change = ("--model.init_args.optimizer.lr", 1e-3)
+    command_line.ok("audit", "--config", DIGITS, *FEW, *few, *change)
+    assert weights.stat().st_mtime_ns > before
 
 
 def test_a_given_prior_with_unknown_norms_other_priors_and_epsilons(

@@ -153,7 +153,10 @@ def test_half_precision_observations_are_worked_on_in_float32() -> None:
     assert start_at(schedule, y, torch.tensor([1.0])).z.dtype == torch.float32
 
 
-@pytest.mark.parametrize("timestep", [150, 400, 650])
+@pytest.mark.parametrize(
+    "timestep",
+    [pytest.param(150, marks=pytest.mark.slow), 400, pytest.param(650, marks=pytest.mark.slow)],
+)
 def test_errors_follow_the_closed_form(timestep: int) -> None:
     schedule, prior = NoiseSchedule.linear(clip=None), gaussian()
     network = partial(prior.network, schedule)
