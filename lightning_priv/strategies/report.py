@@ -47,7 +47,7 @@ def build_report(
         {
             "records": c.records,
             "history": [list(e) for e in merged(c.history)],
-            "selections": c.scored,
+            **({"selections": c.scored} if spending.selections else {}),
         }
         for c in spending.cohorts()[:64]
     ]
