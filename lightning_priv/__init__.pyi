@@ -11,7 +11,7 @@ from . import reports as reports
 from . import strategies as strategies
 from . import workflows as workflows
 from .cli import main as main
-from .trainer import PrivacyCLI as PrivacyCLI
+from .lightning_cli import PrivacyCLI as PrivacyCLI
 from .trainer import PrivacyTrainer as PrivacyTrainer
 
 __version__: str

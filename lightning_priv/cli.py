@@ -96,8 +96,8 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: code 2 for a wrong option or file, 1 for an error of ours, 3 for a study of
-            which fewer than two members remain, 4 for labels that are awaited, 130 after Ctrl-C.
-            which fewer than two members remain, 130 after Ctrl-C, 143 after SIGTERM.
+            which fewer than two members remain, 4 for labels that are awaited, 130 after Ctrl-C,
+            143 after SIGTERM.
     """
     words = sys.argv[1:] if args is None else list(args)
     if words and not words[0].startswith("-"):
@@ -178,7 +178,7 @@ def _train(words: list[str] | None) -> None:
         warnings.filterwarnings("ignore", message="`torch.jit.script", category=category)
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from lightning_priv.trainer import PrivacyCLI, strategy_names
+    from lightning_priv.lightning_cli import PrivacyCLI, strategy_names
 
     try:
         PrivacyCLI(words)

@@ -1,11 +1,10 @@
-"""The Trainer and the LightningCLI behind the training subcommands.
+"""The Trainer behind the training subcommands.
 
 How to add a training subcommand ``foo-bar``, in three places:
 
 1. a method ``foo_bar(self, model, datamodule, ...)`` of :class:`PrivacyTrainer` that calls one
    workflow. Its other arguments become options: types from the annotations, help from ``Args:``;
-2. in :meth:`PrivacyCLI.subcommands`: ``"foo_bar": {"model", "datamodule"}``, the arguments that the
-   command line supplies itself;
+2. in ``OWN_SUBCOMMANDS`` of ``lightning_cli.py``: ``"foo_bar"``;
 3. in ``lightning_priv.cli.HELP``: ``"foo_bar": "what it does"``, for the static help page.
 
 Its own keys stand at the top level of its YAML file. Give :class:`PrivacyTrainer` no ``__init__``:
@@ -13,40 +12,28 @@ it would have to repeat every argument of Trainer.
 """
 
 import inspect
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import StrategyRegistry
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import Module
 
-import lightning_priv.strategies  # registers their short names
-from lightning_priv import __version__
 from lightning_priv.accountants import PlanSettings
 from lightning_priv.acquisition import Acquisition, Entropy, StoppingRule
 from lightning_priv.callbacks.information import LSIProbe
 from lightning_priv.callbacks.private_active import PrivateActiveLearning
-from lightning_priv.callbacks.random_state import RandomState
-from lightning_priv.errors import ConfigurationError, InterruptedRunError, PrivacyError
+from lightning_priv.errors import ConfigurationError
 from lightning_priv.nn.reconstructors import Reconstructor
 from lightning_priv.reports.information import Corruption, SampleScores
 from lightning_priv.reports.information.scoring import Baseline, Covariance, Estimator, Head
-from lightning_priv.suggestions import SuggestingMixin
 from lightning_priv.workflows import private_active_learning
 from lightning_priv.workflows.active_learning import Reset, RoundTraining
-from lightning_priv.workflows.multiplicity import Built, Recipe, SetCriterion
+from lightning_priv.workflows.multiplicity import Recipe, SetCriterion
 
-__all__ = ["PrivacyCLI", "PrivacyTrainer", "build", "last_checkpoint", "strategy_names"]
-
-_CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
+__all__ = ["PrivacyTrainer"]
 
 
 class PrivacyTrainer(Trainer):
@@ -401,155 +388,3 @@ class PrivacyTrainer(Trainer):
         if found is not None:
             table = summary_table(found.study, laws_of(found.study)).render()
             sys.stdout.write(f"{table}\n{WARNING}\nreport: {found.report}\n")
-
-
-class _Parser(SuggestingMixin, LightningArgumentParser):
-    """LightningCLI's parser, with suggestions."""
-
-
-class PrivacyCLI(LightningCLI):
-    """LightningCLI for any LightningModule and LightningDataModule, given by ``class_path``.
-
-    A run writes below ``trainer.default_root_dir`` (``runs/default`` unless set): a CSV log by
-    default, and every logger that has no ``save_dir`` of its own. ``--ckpt_path last`` is the
-    newest checkpoint there.
-
-    Args:
-        args: words after the program's name; ``None`` takes them from ``sys.argv``.
-        run: run a subcommand. ``False`` takes no subcommand and only builds ``trainer``, ``model``
-            and ``datamodule``.
-    """
-
-    def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
-        words = sys.argv[1:] if args is None else args
-        known = self.subcommands()
-        if run and words and words[0] in known:
-            # the parsers of the others, half of the time of a start, would not be used
-            known = {words[0]: known[words[0]]}
-            self.subcommands = lambda: known  # type: ignore[method-assign]
-        super().__init__(
-            args=args,
-            run=run,
-            trainer_class=PrivacyTrainer,
-            parser_class=_Parser,
-            trainer_defaults={"default_root_dir": "runs/default", "callbacks": [RandomState()]},
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            # an abbreviated option may be a misspelt one
-            parser_kwargs={name: {"allow_abbrev": False} for name in known}
-            | {"version": f"lightning_priv {__version__}", "allow_abbrev": False},
-        )
-        try:
-            super().__init__(
-                args=args,
-                run=run,
-                trainer_class=PrivacyTrainer,
-                trainer_defaults={"default_root_dir": "runs/default", "callbacks": [RandomState()]},
-                seed_everything_default=0,
-                save_config_kwargs={"overwrite": True},
-                # an abbreviated option may be a misspelt one
-                parser_kwargs={name: {"allow_abbrev": False} for name in known}
-                | {"version": f"lightning_priv {__version__}", "allow_abbrev": False},
-            )
-        except SIGTERMException as error:  # a SystemExit with code 0, as if all had been done
-            raise InterruptedRunError(_how_to_go_on(self.trainer)) from error
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Training subcommands, each with the arguments that the command line supplies itself."""
-        own = {name: {"model", "datamodule"} for name in ("active_learn", "lsi", "multiplicity")}
-        own = {name: {"model", "datamodule"} for name in ("lsi", "multiplicity", "audit")}
-        return {**LightningCLI.subcommands(), **own}
-
-    def before_instantiate_classes(self) -> None:
-        """Let loggers write below ``trainer.default_root_dir``; where none is named, CSV."""
-        trainer = self._settings(self.config)["trainer"]
-        root = str(trainer["default_root_dir"] or ".")
-        if trainer["logger"] is None or trainer["logger"] is True:
-            init = {"save_dir": root, "name": None}
-            trainer["logger"] = Namespace(class_path=_CSV_LOGGER, init_args=Namespace(init))
-        loggers = trainer["logger"] if isinstance(trainer["logger"], list) else [trainer["logger"]]
-        for logger in filter(None, loggers):
-            init_args = logger.get("init_args", {})
-            if "save_dir" in init_args and init_args["save_dir"] in (None, "."):
-                init_args["save_dir"] = root
-
-    def after_instantiate_classes(self) -> None:
-        """Find the checkpoint that ``--ckpt_path last`` means; let workflows build more models."""
-        settings = self._settings(self.config_init)
-        if settings.get("ckpt_path") == "last":
-            settings["ckpt_path"] = str(last_checkpoint(self.trainer))
-        if self.subcommand in ("active_learn", "multiplicity"):
-            assert isinstance(self.trainer, PrivacyTrainer)
-            self.trainer.recipe = self.recipe()
-
-    def recipe(self) -> Recipe:
-        """The configuration without the subcommand's own keys, and how such a file is built."""
-        parser = self._parser(self.subcommand)
-        settings = self._settings(self.config)
-        text = parser.dump(settings, format="json", skip_none=False, skip_validation=True)
-        config = json.loads(text)
-        own = self._subcommand_method_arguments[str(self.subcommand)]
-        kept = {key: value for key, value in config.items() if key not in own and key != "config"}
-        return Recipe(kept, build, {key: config[key] for key in own if key in config})
-
-    def rebuild(self, seed: int) -> LightningModule:
-        """The module of this configuration, made anew as ``seed_everything: seed`` would make it.
-
-        Args:
-            seed: seed of all generators.
-        """
-        seed_everything(seed, workers=True, verbose=False)
-        self.instantiate_classes()
-        return self.model
-
-    def _settings(self, config: Namespace) -> Any:
-        return config if self.subcommand is None else config[self.subcommand]
-
-
-def build(path: Path) -> Built:
-    """Trainer, module and data module of a complete configuration, as ``fit`` would make them."""
-    made = PrivacyCLI(["--config", str(path)], run=False)
-    return Built(made.trainer, made.model, made.datamodule, made.rebuild)
-
-
-def last_checkpoint(trainer: Trainer) -> Path:
-    """The newest checkpoint of an experiment.
-
-    Args:
-        trainer: its ``default_root_dir`` and its checkpoint callbacks' ``dirpath`` are searched.
-
-    Raises:
-        PrivacyError: if there is none.
-    """
-    dirpaths = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
-    folders = {Path(path) for path in (trainer.default_root_dir, *dirpaths) if path is not None}
-    found = [path for folder in folders for path in folder.rglob("*.ckpt")]
-    if not found:
-        raise PrivacyError(
-            f"--ckpt_path last: no checkpoint below {', '.join(sorted(map(str, folders)))}; "
-            "train with fit first, name a file, or leave the option out"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime_ns)
-
-
-def _how_to_go_on(trainer: Trainer) -> str:
-    """What a run that was told to end has done, and how to take it up again."""
-    text = (
-        f"stopped by SIGTERM after step {trainer.global_step}, in epoch {trainer.current_epoch}: "
-        "the run is not complete, and neither are its files. "
-    )
-    try:
-        path = last_checkpoint(trainer)
-    except PrivacyError:
-        return text + (
-            "No checkpoint was written; to have one, add the callback lightning.pytorch.callbacks."
-            "ModelCheckpoint with every_n_train_steps, or OnExceptionCheckpoint, and start again"
-        )
-    return f"{text}Resume with the same command and --ckpt_path last ({path})"
-
-
-def strategy_names() -> list[str]:
-    """Short names of our strategies, as ``--trainer.strategy`` takes them."""
-    own = lightning_priv.strategies.__name__
-    return [k for k, v in StrategyRegistry.items() if v["strategy"].__module__.startswith(own)]

@@ -20,7 +20,7 @@ LAYERS = [
     {"nn", "optim", "metrics", "acquisition", "reports"},
     {"data", "models", "callbacks", "strategies"},
     {"workflows"},
-    {"trainer", "cli", "plugins", "suggestions", "__main__", "__init__"},
+    {"trainer", "lightning_cli", "cli", "plugins", "suggestions", "__main__", "__init__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 SIBLINGS = {  # room -> modules of the same layer that it may import all the same

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_priv import PrivacyCLI, PrivacyTrainer
 from lightning_priv.errors import PrivacyError
-from lightning_priv.trainer import last_checkpoint
+from lightning_priv.lightning_cli import last_checkpoint
 
 
 class Mute(Logger):

@@ -39,7 +39,8 @@ def calculator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_page_lists_every_subcommand(calculator: None) -> None:
-    from lightning_priv.trainer import PrivacyCLI, PrivacyTrainer
+    from lightning_priv.lightning_cli import PrivacyCLI
+    from lightning_priv.trainer import PrivacyTrainer
 
     assert set(cli.HELP) == set(PrivacyCLI.subcommands()) | set(cli.CALCULATORS)
     training, calculators = cli.help_page().split("calculators, without")

@@ -9,8 +9,8 @@ import yaml
 from command_line import CONFIGS
 
 from lightning_priv.callbacks import Dashboard, ManifoldMonitor
+from lightning_priv.lightning_cli import PrivacyCLI
 from lightning_priv.nn import HyperbolicResNet
-from lightning_priv.trainer import PrivacyCLI
 
 # Bdeir et al. 2024, table 1: mean and deviation of 5 runs, in %
 TABLE = {

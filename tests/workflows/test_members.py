@@ -123,7 +123,7 @@ def test_settings_that_need_single_members(settings: Any, reason: str) -> None:
 
 
 def test_modules_of_the_command_line(command_line: Any) -> None:
-    from lightning_priv.trainer import PrivacyCLI
+    from lightning_priv.lightning_cli import PrivacyCLI
 
     config = digits_config()
 
