@@ -26,7 +26,7 @@ CALCULATORS: dict[str, str] = {
     "budget": "lightning_priv.reports.budget:budget",
     "bounds": "lightning_priv.reports.bounds:bounds",
     "plan": "lightning_priv.reports.plan:plan",
-    "report": "lightning_priv.reports.runs:report",
+    "report": "lightning_priv.reports.comparison:report",
 }
 
 #: Calculators whose words before the first option are values of one option.

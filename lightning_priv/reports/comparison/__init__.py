@@ -1,0 +1,5 @@
+"""One page that compares runs: what was measured, where, and under which configuration."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
