@@ -12,7 +12,7 @@ from lightning_priv.reports.tables import Cell
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["document", "figure_image", "shown_cell", "shown_text"]
+__all__ = ["cell_text", "document", "figure_image", "plain"]
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1b2430; --soft: #5b6675; --line: #dde2e8; --accent: #1f5a96; }
@@ -32,6 +32,9 @@ p { margin: 0.4rem 0; } .soft { color: var(--soft); font-size: 0.92rem; }
 ul.short { padding-left: 1.2rem; } ul.short li { margin: 0.35rem 0; }
 .note { border-left: 4px solid #d9822b; padding: 0.3rem 0.8rem; background: #fdf6ec;
   margin: 0.5rem 0; font-size: 0.94rem; }
+img { max-width: 100%; }
+.good { border-left-color: #2e7d32; background: #eef7ef; }
+.bad { border-left-color: #b3261e; background: #fdeeee; }
 figure { margin: 0.6rem 0 0; } img { width: 100%; height: auto; display: block; }
 @media (max-width: 40rem) { figure { overflow-x: auto; } img { width: 34rem; max-width: none; } }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
@@ -57,7 +60,7 @@ def document(title: str, parts: Sequence[str]) -> str:
     return (
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{shown_text(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        f"<title>{plain(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
         + "\n".join(parts)
         + "\n</main></body></html>\n"
     )
@@ -73,10 +76,10 @@ def figure_image(figure: "Figure", alternative: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg")
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{shown_text(alternative)}" src="data:image/svg+xml;base64,{data}">'
+    return f'<img alt="{plain(alternative)}" src="data:image/svg+xml;base64,{data}">'
 
 
-def shown_cell(value: Cell) -> str:
+def cell_text(value: Cell) -> str:
     """A value as readers expect it: four digits, yes and no, nothing for None."""
     if value is None:
         return ""
@@ -84,9 +87,9 @@ def shown_cell(value: Cell) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return "undefined" if math.isnan(value) else f"{value:.4g}"
-    return shown_text(str(value))
+    return plain(str(value))
 
 
-def shown_text(text: str) -> str:
+def plain(text: str) -> str:
     """Plain text, safe inside HTML and its attributes."""
     return html.escape(text, quote=True)

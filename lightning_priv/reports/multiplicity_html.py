@@ -1,15 +1,12 @@
 """The report of a study of multiplicity as one HTML file that needs nothing else."""
 
-import base64
-import html
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .html import cell_text, document, figure_image, plain
 from .multiplicity_study import Findings, Row, Study
 from .multiplicity_summary import in_short
-from .tables import Cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,37 +94,6 @@ _MEANINGS = {
     "discrepancy_any_label": "largest share of samples on which one member differs in any label",
 }
 
-_STYLE = """
-:root { color-scheme: light; --ink: #1b2430; --soft: #5b6675; --line: #dde2e8; --accent: #1f5a96; }
-* { box-sizing: border-box; }
-body { margin: 0; font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  color: var(--ink); background: #f5f6f8; }
-main { max-width: 56rem; margin: 0 auto; padding: 1.2rem; background: #fff; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.4rem 0; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 0.3rem; border-top: 1px solid var(--line);
-  padding-top: 1.2rem; }
-p { margin: 0.4rem 0; } .soft { color: var(--soft); font-size: 0.92rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr));
-  gap: 0.7rem; margin: 1.1rem 0; }
-.card { border: 1px solid var(--line); border-radius: 0.5rem; padding: 0.6rem 0.8rem; }
-.card b { display: block; font-size: 1.45rem; color: var(--accent); }
-.card span { font-size: 0.85rem; color: var(--soft); }
-ul.short { padding-left: 1.2rem; } ul.short li { margin: 0.35rem 0; }
-.note { border-left: 4px solid #d9822b; padding: 0.3rem 0.8rem; background: #fdf6ec;
-  margin: 0.5rem 0; font-size: 0.94rem; }
-figure { margin: 0.6rem 0 0; } img { width: 100%; height: auto; display: block; }
-@media (max-width: 40rem) { figure { overflow-x: auto; } img { width: 34rem; max-width: none; } }
-.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
-table { border-collapse: collapse; font-size: 0.86rem; margin: 0.5rem 0; min-width: 100%; }
-th, td { padding: 0.28rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left;
-  white-space: nowrap; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-td.wide { white-space: normal; min-width: 14rem; }
-tr.out td { color: var(--soft); }
-details summary { cursor: pointer; color: var(--accent); margin: 0.5rem 0; }
-@media print { body { background: #fff; } details > * { display: block; } }
-"""
-
 _LONG = 12  # rows of a table that stand open
 
 
@@ -152,19 +118,19 @@ def report_html(
     """
     title = f"Predictive multiplicity of {study.data or 'an ensemble'}"
     parts = [
-        f"<h1>{_text(title)}</h1>",
+        f"<h1>{plain(title)}</h1>",
         f'<p class="soft">{found.votes.members} {_models(facts)}, {len(study.votes.ids)} '
         f"{study.stage} samples; lightning_priv {facts['version']}</p>",
         _cards(facts),
         "<ul class='short'>",
-        *(f"<li>{_text(line)}</li>" for line in in_short(dict(facts))),
+        *(f"<li>{plain(line)}</li>" for line in in_short(dict(facts))),
         "</ul>",
-        *(f'<p class="note">{_text(note)}</p>' for note in study.notes),
+        *(f'<p class="note">{plain(note)}</p>' for note in study.notes),
     ]
     for key, (heading, caption) in CAPTIONS.items():
         if key in figures:
-            parts.append(f"<h2>{_text(heading)}</h2><p class='soft'>{_text(caption)}</p>")
-            parts.append(f"<figure>{_image(figures[key], heading)}</figure>")
+            parts.append(f"<h2>{plain(heading)}</h2><p class='soft'>{plain(caption)}</p>")
+            parts.append(f"<figure>{figure_image(figures[key], heading)}</figure>")
             parts.append(_beside(key, study, facts))
     parts += [
         "<h2>Samples for the expert</h2>",
@@ -176,13 +142,7 @@ def report_html(
         _numbers(facts["metrics"]),
         _method(facts),
     ]
-    return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main></body></html>\n"
-    )
+    return document(title, [part for part in parts if part])
 
 
 def _cards(facts: Mapping[str, Any]) -> str:
@@ -198,7 +158,7 @@ def _cards(facts: Mapping[str, Any]) -> str:
     if facts["account"]:
         cards.append((f"{facts['account']['epsilon']:.3g}", "epsilon of all members together"))
     inner = "".join(
-        f"<div class='card'><b>{_text(b)}</b><span>{_text(s)}</span></div>" for b, s in cards
+        f"<div class='card'><b>{plain(b)}</b><span>{plain(s)}</span></div>" for b, s in cards
     )
     return f"<div class='cards'>{inner}</div>"
 
@@ -225,8 +185,8 @@ def _without(row: Row, names: Sequence[str]) -> Row:
 
 def _numbers(metrics: Mapping[str, float]) -> str:
     rows = "".join(
-        f"<tr><td>{_text(name.replace('_', ' '))}</td><td class='n'>{_cell(value)}</td>"
-        f"<td class='wide'>{_text(_MEANINGS.get(name, ''))}</td></tr>"
+        f"<tr><td>{plain(name.replace('_', ' '))}</td><td class='n'>{cell_text(value)}</td>"
+        f"<td class='wide'>{plain(_MEANINGS.get(name, ''))}</td></tr>"
         for name, value in metrics.items()
     )
     return (
@@ -241,16 +201,16 @@ def _models(facts: Mapping[str, Any]) -> str:
 
 
 def _method(facts: Mapping[str, Any]) -> str:
-    criterion = ", ".join(f"{k} {_cell(v)}" for k, v in facts["criterion"].items())
+    criterion = ", ".join(f"{k} {cell_text(v)}" for k, v in facts["criterion"].items())
     choice = (
-        f"The set of equally valid models was chosen on validation samples ({_text(criterion)})"
+        f"The set of equally valid models was chosen on validation samples ({plain(criterion)})"
         if criterion
         else "The models were given; whether they are equally good was not tested here"
     )
     return (
         f"<h2>How this was done</h2><p class='soft'>{choice}; every number above was computed on "
-        f"{_text(facts['stage'])} samples. Baseline: {_text(str(facts['baseline']))}. Rule: "
-        f"{_text(facts['rule']['shown'])}. {_text(facts['rule']['guarantee'])} A sample with "
+        f"{plain(facts['stage'])} samples. Baseline: {plain(str(facts['baseline']))}. Rule: "
+        f"{plain(facts['rule']['shown'])}. {plain(facts['rule']['guarantee'])} A sample with "
         "equally many votes for two classes is deferred by every rule but majority.</p>"
     )
 
@@ -264,13 +224,13 @@ def _table(rows: Sequence[Row]) -> str:
         for name in columns
     }
     head = "".join(
-        f"<th{' class=n' if numeric[name] else ''}>{_text(name.replace('_', ' '))}</th>"
+        f"<th{' class=n' if numeric[name] else ''}>{plain(name.replace('_', ' '))}</th>"
         for name in columns
     )
     body = "".join(
         f"<tr{' class=out' if row.get('in_set') is False else ''}>"
         + "".join(
-            f"<td{' class=n' if numeric[name] else ''}>{_cell(row.get(name))}</td>"
+            f"<td{' class=n' if numeric[name] else ''}>{cell_text(row.get(name))}</td>"
             for name in columns
         )
         + "</tr>"
@@ -279,28 +239,7 @@ def _table(rows: Sequence[Row]) -> str:
     return f"<div class='scroll'><table><tr>{head}</tr>{body}</table></div>"
 
 
-def _image(figure: "Figure", alternative: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{_text(alternative)}" src="data:image/svg+xml;base64,{data}">'
-
-
-def _cell(value: Cell) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return "undefined" if math.isnan(value) else f"{value:.4g}"
-    return _text(str(value))
-
-
 def _percent(share: float) -> str:
     if math.isnan(share):
         return "none"
     return f"{100 * share:.2g} %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)

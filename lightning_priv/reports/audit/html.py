@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_priv.functional.audit import AuditStudy, NoiseReport
+from lightning_priv.reports.html import document, plain
 
 from .laws import Laws
 from .summary import WARNING, AuditRow
 
 __all__ = ["report_html"]
-
-_STYLE = """
-:root { color-scheme: light; --ink: #1b2430; --soft: #5b6675; --line: #dde2e8; --accent: #1f5a96; }
-* { box-sizing: border-box; }
-body { margin: 0; font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  color: var(--ink); background: #f5f6f8; }
-main { max-width: 56rem; margin: 0 auto; padding: 1.2rem; background: #fff; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; padding-top: 1rem;
-  border-top: 1px solid var(--line); }
-.soft { color: var(--soft); font-size: 0.92rem; }
-.note { border-left: 4px solid #d9822b; padding: 0.4rem 0.8rem; background: #fdf6ec;
-  margin: 0.6rem 0; }
-.good { border-left-color: #2e7d32; background: #eef7ef; }
-.bad { border-left-color: #b3261e; background: #fdeeee; }
-img { max-width: 100%; height: auto; display: block; margin: 0.5rem auto; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.86rem; min-width: 100%; }
-th, td { padding: 0.28rem 0.6rem; border-bottom: 1px solid var(--line); text-align: right;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-"""
 
 _METRICS = {
     "mse": "mean squared error (0: the picture is known)",
@@ -70,8 +49,8 @@ def report_html(
         "plays the attacker: it takes what one step of the training reveals of a picture, removes "
         "the noise with the help of a model of what pictures look like, and shows the result "
         "beside the original.</p>",
-        f"<p class='note'>{_text(WARNING)}</p>",
-        *(f"<p class='note'>{_text(note)}</p>" for note in study.notes),
+        f"<p class='note'>{plain(WARNING)}</p>",
+        *(f"<p class='note'>{plain(note)}</p>" for note in study.notes),
         _in_short(study, laws, rows),
     ]
     if noise is not None:
@@ -79,19 +58,13 @@ def report_html(
     for name, caption in figures:
         data = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
         parts.append(
-            f"<h2>{_text(_heading(name))}</h2><p class='soft'>{_text(caption)}</p>"
-            f"<img alt='{_text(_heading(name))}' src='data:image/png;base64,{data}'>"
+            f"<h2>{plain(_heading(name))}</h2><p class='soft'>{plain(caption)}</p>"
+            f"<img alt='{plain(_heading(name))}' src='data:image/png;base64,{data}'>"
         )
     parts.append("<h2>Numbers</h2>")
     parts += [_table(study, rows, metric) for metric in _METRICS if _has(rows, metric)]
     parts.append(_method(study))
-    return (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>Reconstruction audit</title><style>{_STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(parts)
-        + "\n</main></body></html>\n"
-    )
+    return document("Reconstruction audit", parts)
 
 
 def _in_short(study: AuditStudy, laws: Laws, rows: Sequence[AuditRow]) -> str:
@@ -115,7 +88,7 @@ def _in_short(study: AuditStudy, laws: Laws, rows: Sequence[AuditRow]) -> str:
         kind = "" if level.simulated else ", the run itself"
         lines.append(
             f"<li><b>epsilon {laws.epsilon[k]:.3g}</b> (mu {level.mu:.3g}{kind}): {words}; best "
-            f"here: {_text(best.attack)}, {100 * best.mean:.0f} % of the uncertainty removed "
+            f"here: {plain(best.attack)}, {100 * best.mean:.0f} % of the uncertainty removed "
             f"(95 % interval {100 * best.low:.0f} to {100 * best.high:.0f} %). One who has the "
             f"right picture among {round(1 / study.kappa)} candidates picks it with a "
             f"probability of at most {laws.identification[k]:.2f}.</li>"
@@ -131,12 +104,12 @@ def _noise(noise: NoiseReport) -> str:
         f"{noise.false_alarm:g}."
     )
     if noise.flags:
-        verdict = "".join(f"<p class='note bad'>{_text(flag)}</p>" for flag in noise.flags)
+        verdict = "".join(f"<p class='note bad'>{plain(flag)}</p>" for flag in noise.flags)
     else:
         verdict = (
             "<p class='note good'>The noise is what it is said to be, as far as the tests see.</p>"
         )
-    return f"<h2>Is the noise really there?</h2>{verdict}<p class='soft'>{_text(text)}</p>"
+    return f"<h2>Is the noise really there?</h2>{verdict}<p class='soft'>{plain(text)}</p>"
 
 
 def _table(study: AuditStudy, rows: Sequence[AuditRow], metric: str) -> str:
@@ -150,16 +123,16 @@ def _table(study: AuditStudy, rows: Sequence[AuditRow], metric: str) -> str:
                 f"<td title='{found[k].low:.4g} to {found[k].high:.4g}'>{found[k].mean:.4g}</td>"
                 for k in levels
             )
-            body.append(f"<tr><td>{_text(attack)}</td>{cells}</tr>")
+            body.append(f"<tr><td>{plain(attack)}</td>{cells}</tr>")
     return (
-        f"<p class='soft'>{_text(metric)}: {_text(_METRICS[metric])}</p><div class='scroll'><table>"
+        f"<p class='soft'>{plain(metric)}: {plain(_METRICS[metric])}</p><div class='scroll'><table>"
         f"<tr><th>attack</th>{head}</tr>{''.join(body)}</table></div>"
     )
 
 
 def _method(study: AuditStudy) -> str:
     rows = "".join(
-        f"<tr><td>{_text(k)}</td><td style='white-space:normal'>{_text(v)}</td></tr>"
+        f"<tr><td>{plain(k)}</td><td class=wide>{plain(v)}</td></tr>"
         for k, v in study.facts.items()
     )
     return (
@@ -183,7 +156,3 @@ def _heading(name: str) -> str:
 
 def _has(rows: Sequence[AuditRow], metric: str) -> bool:
     return any(row.metric == metric for row in rows)
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)

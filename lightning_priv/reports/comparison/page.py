@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_priv import __version__
-from lightning_priv.reports.html import document, figure_image, shown_cell, shown_text
-from lightning_priv.reports.privacy import accuracy_against_epsilon
 from lightning_priv.reports.comparison.compare import privacy_points, shown
 from lightning_priv.reports.comparison.evidence import Run
+from lightning_priv.reports.html import cell_text, document, figure_image, plain
+from lightning_priv.reports.privacy import accuracy_against_epsilon
 from lightning_priv.reports.tables import Table
 
 __all__ = ["runs_html"]
@@ -24,7 +24,7 @@ def runs_html(runs: Sequence[Run], table: Table) -> str:
     """
     title = f"{len(runs)} runs" if len(runs) > 1 else runs[0].name
     parts = [
-        f"<h1>{shown_text(title)}</h1>",
+        f"<h1>{plain(title)}</h1>",
         f'<p class="soft">lightning_priv {__version__}. The file that a number was read from shows '
         "when the pointer rests on it; a run's name leads to its configuration.</p>",
         _table(runs, table),
@@ -35,18 +35,18 @@ def runs_html(runs: Sequence[Run], table: Table) -> str:
 
 
 def _table(runs: Sequence[Run], table: Table) -> str:
-    head = "".join(f"<th{'' if i == 0 else ' class=n'}>{shown_text(c)}</th>"
+    head = "".join(f"<th{'' if i == 0 else ' class=n'}>{plain(c)}</th>"
                    for i, c in enumerate(table.columns))  # fmt: skip
     rows = []
     for number, run in enumerate(runs):
-        cells = [f"<td><a href='#run{number}'>{shown_text(run.name)}</a></td>"]
+        cells = [f"<td><a href='#run{number}'>{plain(run.name)}</a></td>"]
         for key in table.columns[1:]:
             found = run.numbers.get(key)
             if found is None:
                 cells.append("<td></td>")
                 continue
-            source = shown_text(_relative(found.file, run))
-            cells.append(f'<td class=n title="{source}">{shown_cell(shown(key, found.value))}</td>')
+            source = plain(_relative(found.file, run))
+            cells.append(f'<td class=n title="{source}">{cell_text(shown(key, found.value))}</td>')
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<div class='scroll'><table><tr>{head}</tr>{''.join(rows)}</table></div>"
 
@@ -60,11 +60,11 @@ def _private(runs: Sequence[Run]) -> str:
 
 
 def _section(number: int, run: Run) -> str:
-    parts = [f"<h2 id='run{number}'>{shown_text(run.name)}</h2>"]
-    parts += [f'<p class="note">{shown_text(note)}</p>' for note in dict.fromkeys(run.notes)]
+    parts = [f"<h2 id='run{number}'>{plain(run.name)}</h2>"]
+    parts += [f'<p class="note">{plain(note)}</p>' for note in dict.fromkeys(run.notes)]
     rows = "".join(
-        f"<tr><td>{shown_text(key)}</td><td class=n>{shown_cell(shown(key, found.value))}</td>"
-        f"<td>{shown_text(_relative(found.file, run))}</td></tr>"
+        f"<tr><td>{plain(key)}</td><td class=n>{cell_text(shown(key, found.value))}</td>"
+        f"<td>{plain(_relative(found.file, run))}</td></tr>"
         for key, found in sorted(run.numbers.items())
     )
     parts.append(
@@ -74,10 +74,10 @@ def _section(number: int, run: Run) -> str:
     if run.config is not None:
         text = run.config.read_text(encoding="utf-8")
         parts.append(
-            f"<details><summary>Configuration: {shown_text(_relative(run.config, run))}</summary>"
-            f"<div class='scroll'><pre>{shown_text(text)}</pre></div></details>"
+            f"<details><summary>Configuration: {plain(_relative(run.config, run))}</summary>"
+            f"<div class='scroll'><pre>{plain(text)}</pre></div></details>"
         )
-    parts += [f"<p class='soft'>{shown_text(t)}</p>{_picture(f, t)}" for t, f in run.figures.items()]
+    parts += [f"<p class='soft'>{plain(t)}</p>{_picture(f, t)}" for t, f in run.figures.items()]
     return "\n".join(parts)
 
 
@@ -87,4 +87,4 @@ def _relative(file: Path, run: Run) -> str:
 
 def _picture(file: Path, title: str) -> str:
     data = base64.b64encode(file.read_bytes()).decode()
-    return f'<figure><img alt="{shown_text(title)}" src="data:image/png;base64,{data}"></figure>'
+    return f'<figure><img alt="{plain(title)}" src="data:image/png;base64,{data}"></figure>'

@@ -157,8 +157,8 @@ def _read_account(run: Run) -> None:
         )
     if len(reports) > 1:
         run.notes.append(
-            f"{len(reports)} private trainings lie here; epsilon is that of the newest. On the same "
-            "records they add up."
+            f"{len(reports)} private trainings lie here; epsilon is that of the newest. On the "
+            "same records they add up."
         )
     if reports and ledger is not None and ledger.parent == run.folder:
         newest = max(reports, key=_time)
@@ -172,7 +172,9 @@ def _read_account(run: Run) -> None:
 
 
 def _read_report(run: Run, file: Path, content: dict[str, Any]) -> None:
-    run.numbers["privacy/epsilon"] = Evidence(float(content["epsilon"][content["epsilon_by"]]), file)
+    run.numbers["privacy/epsilon"] = Evidence(
+        float(content["epsilon"][content["epsilon_by"]]), file
+    )
     run.numbers["privacy/delta"] = Evidence(float(content["delta"]), file)
     run.numbers["privacy/steps"] = Evidence(int(content["steps"]), file)
     if content["abandoned_steps"]:

@@ -132,7 +132,7 @@ def test_chosen_numbers(tmp_path: Path) -> None:
     assert report([root], numbers=["privacy/s*", "test/*"], format="csv") == (
         "run,privacy/steps,test/accuracy\na,150,0.9"
     )
-    with pytest.raises(ConfigurationError, match="they have .*val/accuracy"):
+    with pytest.raises(ConfigurationError, match=r"they have .*val/accuracy"):
         report([root], numbers=["nothing"])
 
 
