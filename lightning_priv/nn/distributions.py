@@ -147,7 +147,8 @@ class LorentzWrappedNormal(_WrappedNormal):
         k: squared radius, > 0; the sectional curvature is -1/k.
         rescale: multiply the covariance by 2.5/sqrt(n) if n > 6, as the HCNN paper does for
             posterior *and* prior; ``scale`` then holds the rescaled deviations.
-        validate_args: check arguments and values; default as in ``torch.distributions``.
+        validate_args: check arguments and values; None does as ``torch.distributions`` by default,
+            which stops checking once anything was compiled.
 
     Raises:
         ValueError: if shapes do not fit, or with ``validate_args`` a scale is not positive or the
@@ -168,7 +169,7 @@ class LorentzWrappedNormal(_WrappedNormal):
         scale: Tensor,
         k: float | Tensor = 1.0,
         rescale: bool = False,
-        validate_args: bool | None = None,
+        validate_args: bool | None = True,
     ) -> None:
         check_k(k)
         self.k = k
@@ -234,7 +235,8 @@ class PoincareWrappedNormal(_WrappedNormal):
         mean: points with c |mean|^2 < 1, shape (..., n).
         scale: standard deviations, > 0, shape (..., n) or (..., 1).
         c: curvature parameter, > 0; the curvature is -c, the radius 1/sqrt(c).
-        validate_args: check arguments and values; default as in ``torch.distributions``.
+        validate_args: check arguments and values; None does as ``torch.distributions`` by default,
+            which stops checking once anything was compiled.
 
     Raises:
         ValueError: if shapes do not fit, or with ``validate_args`` a scale is not positive or the
@@ -248,7 +250,7 @@ class PoincareWrappedNormal(_WrappedNormal):
         mean: Tensor,
         scale: Tensor,
         c: float | Tensor = 1.0,
-        validate_args: bool | None = None,
+        validate_args: bool | None = True,
     ) -> None:
         if not isinstance(c, Tensor) and not (math.isfinite(c) and c > 0):
             raise ValueError(f"c must be a finite number > 0, got {c}; the curvature is -c")

@@ -1,6 +1,7 @@
 """The audit of a running private training: neutral, and right about the noise."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -175,8 +176,9 @@ def test_contrasts_of_rows_are_noise_alone() -> None:
 
 FAULTS = {
     "no noise": (lambda noise: 0 * noise, "no noise"),
-    "half": (lambda noise: 0.5 * noise, "0.5"),
-    "doubled": (lambda noise: 2**0.5 * noise, "1.4"),
+    # estimated from 6 steps of 64 numbers: within 15 % with near certainty
+    "half": (lambda noise: 0.5 * noise, r"noise is 0\.(4[3-9]|5[0-7])\d* times"),
+    "doubled": (lambda noise: 2**0.5 * noise, r"noise is 1\.([23456])\d* times"),
     "low precision": (lambda noise: noise.bfloat16().float(), "bfloat16"),
     "one sign": (lambda noise: noise.abs(), "centred"),
 }
@@ -186,21 +188,23 @@ FAULTS = {
 def test_a_wrongly_noised_run_is_flagged(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     change, words = FAULTS[fault]
 
-    def add_to(self: DefaultNoise, values: torch.Tensor, standard_deviation: float) -> None:
-        drawn = torch.randn(values.shape, generator=self.generator) * standard_deviation
-        values += change(drawn)
+    def add_to(self: DefaultNoise, values: list[torch.Tensor], standard_deviation: float) -> None:
+        for tensor in values:
+            drawn = torch.randn(tensor.shape, generator=self.generator) * standard_deviation
+            tensor += change(drawn)
 
     monkeypatch.setattr(DefaultNoise, "add_to", add_to)
     audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")
     train(audit, 6)
     assert audit.noise is not None
-    assert any(words in flag for flag in audit.noise.flags), audit.noise.flags
+    assert any(re.search(words, flag) for flag in audit.noise.flags), audit.noise.flags
 
 
 def test_a_noise_that_repeats_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
-    def add_to(self: DefaultNoise, values: torch.Tensor, standard_deviation: float) -> None:
+    def add_to(self: DefaultNoise, values: list[torch.Tensor], standard_deviation: float) -> None:
         generator = torch.Generator().manual_seed(0)
-        values += torch.randn(values.shape, generator=generator) * standard_deviation
+        for tensor in values:
+            tensor += torch.randn(tensor.shape, generator=generator) * standard_deviation
 
     monkeypatch.setattr(DefaultNoise, "add_to", add_to)
     audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")

@@ -20,8 +20,9 @@ def curve_area(labels: Tensor, values: Tensor) -> Tensor:
         ValueError: if the labels do not ascend, or the lengths differ.
 
     Example:
-        >>> float(curve_area(torch.tensor([100, 200, 400]), torch.tensor([0.5, 0.7, 0.9])))
-        0.7333333333333333
+        >>> area = curve_area(torch.tensor([100, 200, 400]), torch.tensor([0.5, 0.7, 0.9]))
+        >>> round(float(area), 4)
+        0.7333
     """
     x, y = _checked(labels, values)
     if len(x) == 1:
@@ -45,7 +46,7 @@ def labels_needed(labels: Tensor, values: Tensor, level: float) -> float | None:
         ValueError: as ``curve_area``.
 
     Example:
-        >>> labels_needed(torch.tensor([100, 200]), torch.tensor([0.5, 0.7]), 0.6)
+        >>> labels_needed(torch.tensor([100, 200]), torch.tensor([0.5, 0.75]), 0.625)
         150.0
     """
     x, y = _checked(labels, values)
