@@ -117,6 +117,8 @@ def main(args: list[str] | None = None) -> None:
 
 def _run(words: list[str], from_argv: bool) -> None:
     os.environ.setdefault("WANDB_MODE", "offline")
+    if os.environ["WANDB_MODE"] != "online":  # W&B reports its own errors over the network
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # the user's own modules, as python -m does it
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["WANDB_MODE"] = "disabled"
+os.environ["WANDB_ERROR_REPORTING"] = "false"  # else W&B sends crash reports from a thread
 os.environ["MPLBACKEND"] = "Agg"
 
 import hypothesis
