@@ -132,7 +132,9 @@ def test_limits_follow_from_the_arithmetic() -> None:
         assert 2e-3 < error < 1e-2
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.slow)]
+)
 def test_a_warning_comes_before_the_failure(precision: str) -> None:
     monitor = ManifoldMonitor(every_n_steps=1)
 

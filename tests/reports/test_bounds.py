@@ -214,7 +214,7 @@ def test_neither_torch_nor_scipy_stats_is_loaded() -> None:
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.1])
-@pytest.mark.parametrize("gamma", [0.05, 0.3])
+@pytest.mark.parametrize("gamma", [0.05, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_figure(rate: float, gamma: float) -> None:
     corridor = risk_corridor(gamma, 0.1, 64, 4.0, 10, 1.0, rate, points=21)
     figure = corridor_figure(corridor, 0.5)

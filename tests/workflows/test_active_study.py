@@ -59,7 +59,7 @@ def study(mode, folder, parts=None, compare=None, seeds=(3, 4), rounds=3, **more
     )
 
 
-@pytest.mark.parametrize("reset", ["weights", "none"])
+@pytest.mark.parametrize("reset", ["weights", pytest.param("none", marks=pytest.mark.slow)])
 def test_members_trained_at_once_equal_runs_of_their_own(reset):
     stacked = study("stacked", "a", reset=reset)
     separate = study("separate", "b", reset=reset)
