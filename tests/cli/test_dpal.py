@@ -108,6 +108,7 @@ def test_refusals_are_one_line(command_line: CommandLine) -> None:
     assert not Path("runs/dpal_digits/privacy_ledger.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     config = str(CONFIGS / "demo/dpal_digits.yaml")
     words = ["active-learn", "--config", config, *FEW, "--log_queries", "true"]

@@ -132,6 +132,7 @@ def test_stack_and_loop_make_the_same_members(command_line: CommandLine) -> None
     assert {row["equal_members"] for row in table.values()} == {"2"}
 
 
+@pytest.mark.slow
 def test_capacity_sweep_and_hyperparameters(command_line: CommandLine) -> None:
     key = "model.init_args.net.init_args.dropout"
     keys = {
@@ -231,6 +232,7 @@ def test_one_member_is_a_study_without_disagreement(command_line: CommandLine) -
     assert "Members a, b have equal weights: one opinion counts 2 times" in " ".join(shown.split())
 
 
+@pytest.mark.slow
 def test_same_samples_for_choice_and_measurement_are_refused(
     command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
