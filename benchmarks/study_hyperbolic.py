@@ -17,6 +17,7 @@ bytes that autograd keeps for it; and one figure of the two sweeps.
 import argparse
 import copy
 import logging
+import math
 import statistics
 import sys
 import time
@@ -169,6 +170,14 @@ def run(
     return accuracy, milliseconds, saved, parameters
 
 
+def summary(values: list[float]) -> tuple[float, float]:
+    """Mean and sample deviation (0 of one value); NaN if a run diverged."""
+    mean = statistics.fmean(values)
+    if math.isnan(mean):
+        return mean, mean  # statistics.stdev fails on NaN in Python 3.11
+    return mean, statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -195,8 +204,7 @@ def main() -> None:
         for setting in rows[:: len(rows) // 2] if options.smoke else rows:
             found = [run(setting, seed, options) for seed in options.seeds]
             accuracies = [100 * accuracy for accuracy, *_ in found]
-            mean = statistics.fmean(accuracies)
-            deviation = statistics.stdev(accuracies) if len(found) > 1 else 0.0
+            mean, deviation = summary(accuracies)
             _, _, saved, parameters = found[0]
             step = statistics.median(milliseconds for _, milliseconds, _, _ in found)
             place = "" if setting.place is None else f"{setting.place:g}"

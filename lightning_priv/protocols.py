@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 __all__ = [
+    "Autoencoder",
     "LabelPool",
     "LabelledArrays",
     "PlainData",

@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from lightning_priv.data.sampling import mix
 from lightning_priv.errors import ConfigurationError, UnsupportedModuleError
 from lightning_priv.nn.small import SmallCNN
 
@@ -40,7 +41,8 @@ class GenerationQuality(Callback):
     """FID and KID of an autoencoder's reconstructions and samples, at the end of ``test``.
 
     Real images are those of the test part. Following the HCNN paper, reconstructions are those of
-    the *validation* images, and as many images are drawn from the prior as there are test images.
+    the *validation* images, and as many images are drawn from the prior as there are test images,
+    by random numbers of their own that follow from the seed, the process and the batch.
     Logged are ``test/fid_reconstruction``, ``test/fid_generation``, and the same for ``kid``.
 
     The features come from ``extractor``: FIDs compare with published ones only if it is the
@@ -113,7 +115,10 @@ class GenerationQuality(Callback):
         x = _images(batch).float()
         self._update("reconstruction", x, real=True)
         self._update("generation", x, real=True)
-        drawn = as_autoencoder(pl_module, "").sample(len(x)).float()
+        with isolate_rng():
+            # processes start from one seed and would all draw the same images
+            torch.manual_seed(mix(torch.initial_seed(), trainer.global_rank, batch_idx))
+            drawn = as_autoencoder(pl_module, "").sample(len(x)).float()
         self._update("generation", drawn, real=False)
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ __all__ = ["LatentPictures"]
 class LatentPictures(Callback):
     """Draw reconstructions, samples, geodesic interpolations and the latent points of a test.
 
-    At the end of ``test`` (or ``validate``) these go to ``<run directory>/media`` and to W&B:
+    At the end of ``test`` these go to ``<run directory>/media`` and to W&B:
 
     - ``latent/reconstruction``: images above their reconstructions;
     - ``latent/samples``: images decoded from the prior;

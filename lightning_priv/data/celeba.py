@@ -143,6 +143,9 @@ class CelebA(PictureDataModule):
             if fields[0] not in part:
                 raise self.missing(f"{_PARTITION} in {self.folder()} does not list {fields[0]}")
             entries[fields[0]] = _Entry(int(part[fields[0]]), int(fields[column] == "1"))
+        unlabelled = next((name for name in part if name not in entries), None)
+        if unlabelled is not None:
+            raise self.missing(f"{_ATTRIBUTES} in {self.folder()} does not list {unlabelled}")
         return entries
 
     def _lines(self, name: str) -> list[str]:

@@ -63,7 +63,7 @@ class RetrievalByDistance(_Points):
             Euclidean features.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range; from ``compute`` if no class has two samples.
     """
 
     def __init__(self, top: int = 1, k: float | None = 1.0) -> None:
@@ -94,6 +94,8 @@ class RetrievalByDistance(_Points):
             place = torch.arange(1, same.shape[1] + 1, device=d.device)
             within = same & (place <= count[:, None])
             precision.append((same.cumsum(1) / place * within).sum(1) / count)
+        if not any(map(len, hits)):
+            raise ValueError("RetrievalByDistance needs a class of at least two samples")
         return {
             "recall": torch.cat(hits).double().mean().float(),
             "map_r": torch.cat(precision).double().mean().float(),

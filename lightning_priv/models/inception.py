@@ -98,7 +98,7 @@ class InceptionFeatures(nn.Module):
         path = Path(self.weights)
         try:
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, pickle.UnpicklingError, RuntimeError) as error:
+        except (OSError, EOFError, pickle.UnpicklingError, RuntimeError) as error:
             raise ConfigurationError(
                 f"InceptionFeatures cannot read {self.weights!r} ({type(error).__name__}); put "
                 "pytorch-fid's pt_inception-2015-12-05-6726825d.pth there, or leave the extractor "

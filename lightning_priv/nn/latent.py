@@ -1,5 +1,7 @@
 """Latent spaces of autoencoders: how points are drawn, measured and joined in each geometry."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
@@ -23,7 +25,7 @@ from lightning_priv.nn.lorentz.manifold import LorentzManifold
 __all__ = ["EuclideanLatent", "LatentSpace", "LorentzLatent", "PoincareLatent"]
 
 
-class LatentSpace(nn.Module):
+class LatentSpace(nn.Module, ABC):
     """Base: a space of ``dimension`` dimensions; what its points look like is up to the subclass.
 
     Args:
@@ -36,6 +38,7 @@ class LatentSpace(nn.Module):
             raise ValueError(f"a latent space needs at least 1 dimension, got {dimension}")
         self.dimension = dimension
 
+    @abstractmethod
     def posterior(self, mean: Tensor, variance: Tensor) -> Distribution:
         """Distribution of latent points, from what the encoder's two heads give.
 
@@ -43,27 +46,26 @@ class LatentSpace(nn.Module):
             mean: head of the mean, shape (B, dimension).
             variance: variances, > 0, shape (B, dimension).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def prior(self, like: Tensor) -> Distribution:
         """Standard distribution around the origin; dtype and device as ``like``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, posterior: Distribution) -> tuple[Tensor, Tensor]:
         """One point of each distribution, and KL(posterior || prior) by that point, shape (B,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tangent(self, z: Tensor) -> Tensor:
         """Logarithm of points at the origin, shape (..., dimension)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def from_tangent(self, v: Tensor) -> Tensor:
         """Exponential of vectors at the origin: the inverse of ``tangent``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """Geodesic distance of points, shape (...)."""
-        raise NotImplementedError
 
     def radius(self, z: Tensor) -> Tensor:
         """Distance of points to the origin, shape (...)."""
@@ -85,8 +87,9 @@ class LatentSpace(nn.Module):
         t = torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)
         return self._between(a, b, t.view(-1, *[1] * a.dim()))
 
+    @abstractmethod
     def _between(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Points at the fraction ``t`` of the geodesics from ``a`` to ``b``."""
 
     def disk(self, z: Tensor) -> Tensor:
         """Points of a two-dimensional hyperbolic space on the unit disk (Poincaré's), (..., 2)."""

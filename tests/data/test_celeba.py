@@ -54,6 +54,15 @@ def test_what_is_missing_is_named(root: Path, tmp_path: Path) -> None:
         CelebA(str(tmp_path / "none")).setup()
     with pytest.raises(ValueError, match="attribute='Happy': give one of Male, Smiling"):
         CelebA(str(root), attribute="Happy").setup()
+    partition = root / "list_eval_partition.txt"
+    listed = partition.read_text()
+    partition.write_text(f"{listed}\n000016.jpg 2")
+    with pytest.raises(DatasetUnavailableError, match=r"attr_celeba.*does not list 000016\.jpg"):
+        CelebA(str(root)).setup()
+    partition.write_text(listed.rsplit("\n", 1)[0])
+    with pytest.raises(DatasetUnavailableError, match=r"partition.*does not list 000015\.jpg"):
+        CelebA(str(root)).setup()
+    partition.write_text(listed)
     (root / "img_align_celeba" / "000004.jpg").unlink()
     with pytest.raises(DatasetUnavailableError, match=r"CelebA has no .*000004\.jpg"):
         CelebA(str(root)).setup()

@@ -134,6 +134,10 @@ def test_wrong_arguments_are_refused():
         RadiusAUROC().compute()
     with pytest.raises(ValueError, match="a number for each"):
         RetrievalByDistance().update(torch.zeros(3, 2), torch.zeros(2))
+    lonely = RetrievalByDistance()
+    lonely.update(torch.rand(3, 2), torch.arange(3))
+    with pytest.raises(ValueError, match="a class of at least two samples"):
+        lonely.compute()
     single = RadiusAUROC()
     single.update(torch.ones(3, 2), True)
     with pytest.raises(ValueError, match="one kind only"):

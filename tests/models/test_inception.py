@@ -1,5 +1,7 @@
 """Inception features: the network of the FID from a file, against torchvision's own."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -45,6 +47,9 @@ def test_features_are_torchvisions_with_the_pools_of_the_fid(tmp_path, monkeypat
 def test_wrong_files_are_refused():
     with pytest.raises(ConfigurationError, match=r"cannot read 'none.pth'.*pt_inception.*offline"):
         InceptionFeatures("none.pth")(torch.rand(1, 3, 8, 8))
+    Path("empty.pth").touch()
+    with pytest.raises(ConfigurationError, match=r"cannot read 'empty.pth' \(EOFError\)"):
+        InceptionFeatures("empty.pth")(torch.rand(1, 3, 8, 8))
     torch.save({"a": torch.zeros(1)}, "other.pth")
     with pytest.raises(ConfigurationError, match=r"no Inception-v3 .*is missing"):
         InceptionFeatures("other.pth")(torch.rand(1, 3, 8, 8))

@@ -1,6 +1,7 @@
 """Autoencoders train, log the parts of their loss, and refuse data that do not fit."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,6 +150,25 @@ def test_distances_of_a_perfect_and_of_a_blind_generator():
     assert abs(result["test/kid_reconstruction"]) < 0.05
     assert result["test/fid_generation"] > 4
     assert result["test/kid_generation"] > 0.2
+
+
+def test_processes_draw_different_images_and_leave_the_runs_random_numbers():
+    """They start from one seed, and their images count as one sample."""
+    quality = GenerationQuality(Pixels())
+    drawn = []
+    quality._update = lambda what, images, real: None if real else drawn.append(images)
+    module = HyperbolicVAE(net("el")).eval()
+    with torch.no_grad():
+        for rank, batch in ((0, 0), (1, 0), (0, 1), (0, 0)):
+            seed_everything(3, verbose=False)
+            before = torch.get_rng_state()
+            process = SimpleNamespace(global_rank=rank)
+            quality.on_test_batch_end(process, module, None, torch.zeros(4, 1, 8, 8), batch)
+            assert torch.equal(torch.get_rng_state(), before)
+    first, second, later, again = drawn
+    assert not torch.isclose(first, second).all((1, 2, 3)).any()
+    assert not torch.isclose(first, later).all((1, 2, 3)).any()
+    assert_close(first, again, rtol=0, atol=0)
 
 
 def test_what_does_not_fit_is_refused():

@@ -71,6 +71,19 @@ def test_the_density_integrates_to_one_on_the_line(k):
 
 
 @pytest.mark.parametrize("k", CURVATURES)
+def test_the_density_integrates_to_one_in_three_dimensions(k):
+    """Over the space components, in which the volume is sqrt(k)/t ds: no polar coordinates."""
+    y = torch.linspace(-6.5, 6.5, 81)
+    a, weight = 0.35 * y.sinh(), 0.35 * y.cosh() * (y[1] - y[0])
+    s = torch.cartesian_prod(a, a, a)
+    points = fn.to_point(s, k)
+    volume = math.sqrt(k) / points[:, 0] * torch.cartesian_prod(weight, weight, weight).prod(1)
+    lorentz = normal(k, 3, spread=0.5)
+    total = (lorentz.log_prob(points).exp() * volume).sum()
+    assert_close(total, torch.tensor(1.0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("k", CURVATURES)
 def test_samples_follow_the_density(k):
     """Shares of rings and sectors around the origin: 100,000 samples against quadrature."""
     points, area, radii = grid(k, 12.0)

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from lightning_priv import functional as fn
 from lightning_priv.nn import EuclideanLatent, LorentzLatent, PoincareLatent, VAENetwork
+from lightning_priv.nn.latent import LatentSpace
 from lightning_priv.nn.lorentz import LorentzConvTranspose2d, LorentzManifold, LorentzMLR
 
 VARIANTS = ("e", "el", "ep", "l")
@@ -142,6 +143,15 @@ def test_points_that_round_to_the_sphere_stay_inside():
     assert torch.isfinite(space.tangent(z)).all()
     posterior = space.posterior(torch.tensor([[100.0, 0.0]]), torch.ones(1, 2))
     assert torch.isfinite(space.draw(posterior)[1]).all()
+
+
+def test_a_space_must_have_all_parts():
+    class Torus(LatentSpace):
+        def tangent(self, z):
+            return z
+
+    with pytest.raises(TypeError, match=r"abstract.*posterior"):
+        Torus(2)
 
 
 def test_wrong_options_are_refused():

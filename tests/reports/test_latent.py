@@ -64,6 +64,14 @@ def test_curves_and_sweeps():
         sweep_figure({"k": {}}, "%")
 
 
+def test_a_run_of_the_study_that_diverged_is_shown_and_ends_nothing():
+    script = Path(__file__).parents[2] / "benchmarks/study_hyperbolic.py"
+    summary = runpy.run_path(str(script))["summary"]
+    assert summary([90.0, 92.0]) == pytest.approx((91.0, math.sqrt(2)))
+    assert summary([90.0]) == (90.0, 0.0)
+    assert all(math.isnan(value) for value in summary([90.0, math.nan]))
+
+
 @pytest.mark.slow
 def test_the_study_runs(monkeypatch, capsys):
     words = ["study_hyperbolic.py", "--smoke", "--figure", "sweeps.png"]
