@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_priv.errors import ConfigurationError
 
-__all__ = ["BatchKeys", "Parts", "Positions", "evaluation_loader"]
+__all__ = ["BatchKeys", "Parts", "Positions", "evaluation_loaders", "refuse_idle_processes"]
 
 _INPUTS = ("x", "input", "inputs", "image", "images", "pixel_values", "features")
 _TARGETS = ("y", "target", "targets", "label", "labels")
@@ -110,11 +110,8 @@ class Positions:
     """
 
     def __init__(self, loader: Any, processes: int) -> None:
-        sampler = getattr(loader, "sampler", None)
-        if not isinstance(sampler, DistributedSampler):
-            sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-        distributed = isinstance(sampler, DistributedSampler)
-        if processes > 1 and not distributed:
+        sampler = _shared_by(loader)
+        if processes > 1 and sampler is None:
             raise ConfigurationError(
                 f"{processes} processes share a loader whose sampler is no DistributedSampler, so "
                 "repeated samples cannot be told from new ones; use "
@@ -123,10 +120,10 @@ class Positions:
             )
         self._stride, self._next, self._size = 1, 0, None
         self.shuffled = False
-        if distributed:
-            self._stride, self._next = sampler.num_replicas, sampler.rank  # type: ignore[union-attr]
-            self._size = None if sampler.drop_last else len(sampler.dataset)  # type: ignore[union-attr, arg-type]
-            self.shuffled = bool(sampler.shuffle)  # type: ignore[union-attr]
+        if sampler is not None:
+            self._stride, self._next = sampler.num_replicas, sampler.rank
+            self._size = None if sampler.drop_last else len(sampler.dataset)  # type: ignore[arg-type]
+            self.shuffled = bool(sampler.shuffle)
 
     def take(self, rows: int) -> Tensor:
         """Places of the next ``rows`` samples, shape (rows,); -1 for a repeat."""
@@ -135,8 +132,46 @@ class Positions:
         return places if self._size is None else places.where(places < self._size, -1)
 
 
-def evaluation_loader(trainer: Trainer, stage: str, number: int) -> DataLoader[Any]:
-    """The loader behind ``dataloader_idx`` of a stage ``validate``, ``test`` or ``predict``."""
+def _shared_by(loader: Any) -> DistributedSampler[Any] | None:
+    """The sampler that shares the samples of a loader among processes."""
+    sampler = getattr(loader, "sampler", None)
+    if not isinstance(sampler, DistributedSampler):
+        sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    return sampler if isinstance(sampler, DistributedSampler) else None
+
+
+def refuse_idle_processes(loader: Any) -> None:
+    """Refuse a loader that gives batches to some of its processes and none to others.
+
+    Lightning calls no hook of an evaluation on a process without a batch, so the others would wait
+    for it in their sums without end. Each process finds this by itself, from its own sampler.
+
+    Args:
+        loader: the loader of this process.
+
+    Raises:
+        ConfigurationError: if a process has no batch while another one has.
+    """
+    sampler = _shared_by(loader)
+    if sampler is None:
+        return
+    batches = getattr(loader, "batch_sampler", None)
+    size, drop_last = getattr(batches, "batch_size", 1), getattr(batches, "drop_last", False)
+    least = size if drop_last else 1  # samples that make a batch
+    smallest, rest = divmod(sampler.total_size, sampler.num_replicas)
+    if smallest < least <= smallest + bool(rest):
+        raise ConfigurationError(
+            f"{sampler.total_size} samples in batches of {size} leave one of "
+            f"{sampler.num_replicas} processes without a batch, and the others would wait for it; "
+            "evaluate with fewer processes (trainer.devices), or with smaller batches if drop_last "
+            "is set"
+        )
+
+
+def evaluation_loaders(trainer: Trainer, stage: str) -> list[DataLoader[Any]]:
+    """The loaders of a stage ``validate``, ``test`` or ``predict``, by ``dataloader_idx``."""
     attribute = {"validate": "val_dataloaders"}.get(stage, f"{stage}_dataloaders")
     loaders = getattr(trainer, attribute)
-    return loaders[number] if isinstance(loaders, (list, tuple)) else loaders
+    if isinstance(loaders, Mapping):
+        return list(loaders.values())
+    return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]

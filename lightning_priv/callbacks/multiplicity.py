@@ -16,7 +16,7 @@ from lightning_priv.reports.multiplicity_votes import Votes
 
 from ._once import OnceCallback
 from .ensemble_pass import EnsemblePass, run_pass
-from .evaluation_batches import BatchKeys, evaluation_loader
+from .evaluation_batches import BatchKeys, evaluation_loaders, refuse_idle_processes
 from .multiplicity_members import live_members, loaded_members
 from .multiplicity_report import publish
 from .multiplicity_rule import fitted
@@ -221,6 +221,8 @@ class EnsembleAbstention(OnceCallback):
         if not self._runs(trainer):
             return
         assert self.ensemble is not None
+        for loader in evaluation_loaders(trainer, stage):
+            refuse_idle_processes(loader)
         self.ensemble.to(pl_module.device)
         if stage != "validate" and not self.ready:
             self._calibrate(trainer, pl_module)
@@ -276,7 +278,7 @@ class EnsembleAbstention(OnceCallback):
         if number not in self._passes:
             self._passes[number] = EnsemblePass(
                 self.ensemble,
-                evaluation_loader(trainer, self._stage, number),
+                evaluation_loaders(trainer, self._stage)[number],
                 trainer.world_size,
                 self.keys,
                 (self.label_rules or self.rule) if self.ready else None,

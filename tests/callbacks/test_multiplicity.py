@@ -1,5 +1,7 @@
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from abstention_kit import (
 )
 from gloo_pool import GlooPool
 from lightning.pytorch.loggers import WandbLogger
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, TensorDataset
 
 from lightning_priv.callbacks import EnsembleAbstention
+from lightning_priv.callbacks.evaluation_batches import refuse_idle_processes
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional import multiplicity as functional
 from lightning_priv.functional.multiplicity import Rule
@@ -404,10 +407,8 @@ def test_one_output_is_two_classes() -> None:
     )
 
 
-def evaluate_on_this_rank(
-    rank: int, world: int, folder: str, n: int, padded: bool
-) -> dict[str, float]:
-    """One of the processes of a Trainer that another program joined."""
+def joined_trainer(rank: int, world: int, folder: str, callback: pl.Callback) -> pl.Trainer:
+    """The Trainer of one of the processes that another program joined."""
     from lightning.pytorch.plugins.environments import LightningEnvironment
     from lightning.pytorch.strategies import DDPStrategy
 
@@ -427,20 +428,21 @@ def evaluate_on_this_rank(
 
         def set_global_rank(self, rank: int) -> None: ...
 
+    return trainer(
+        callback,
+        devices=world,
+        strategy=DDPStrategy(cluster_environment=Joined(), process_group_backend="gloo"),
+        default_root_dir=folder,
+    )
+
+
+def evaluate_on_this_rank(
+    rank: int, world: int, folder: str, n: int, padded: bool
+) -> dict[str, float]:
     callback = EnsembleAbstention(
         str(Path(folder) / "*.ckpt"), rule="unanimous", report_dir=f"{folder}/report"
     )
-    run = pl.Trainer(
-        accelerator="cpu",
-        devices=world,
-        strategy=DDPStrategy(cluster_environment=Joined(), process_group_backend="gloo"),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-        callbacks=[callback],
-    )
+    run = joined_trainer(rank, world, folder, callback)
     if padded:
         run.test(member(9), ForeignData(n, batch_size=4), verbose=False)
     else:
@@ -473,3 +475,80 @@ def test_two_and_three_processes_equal_one(
         got = (tmp_path / "report/deferrals.csv").read_text().splitlines()
         assert len(got) == len(want) == n + 1
         assert [line.split(",")[:8] for line in got] == [line.split(",")[:8] for line in want]
+
+
+class Unpadded(DistributedSampler[Any]):
+    """Repeats no sample, and so may leave a process without any."""
+
+    def __init__(self, dataset: Any, num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
+        self.total_size = len(dataset)
+        self.num_samples = len(range(rank, len(dataset), num_replicas))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, self.total_size, self.num_replicas))
+
+
+@pytest.mark.parametrize(
+    ("samples_", "processes", "size", "drop_last", "refused"),
+    [
+        (1, 2, 3, False, True),
+        (2, 2, 3, False, False),
+        (2, 3, 1, False, True),
+        (3, 2, 2, True, True),  # shares of 2 and 1, of which one makes a batch
+        (4, 2, 2, True, False),
+        (3, 2, 3, True, False),  # no process has a batch, so none waits
+        (0, 2, 3, False, False),
+    ],
+)
+def test_every_process_needs_a_batch(
+    samples_: int, processes: int, size: int, drop_last: bool, refused: bool
+) -> None:
+    data = TensorDataset(torch.zeros(samples_, 4))
+    for rank in range(processes):
+        shares = Unpadded(data, processes, rank)
+        loaders: list[DataLoader[Any]] = [
+            DataLoader(data, size, sampler=shares, drop_last=drop_last),
+            DataLoader(data, batch_sampler=BatchSampler(shares, size, drop_last)),
+        ]
+        counts = [len(Unpadded(data, processes, r)) for r in range(processes)]
+        least = size if drop_last else 1
+        assert refused == (min(counts) < least <= max(counts))
+        for loader in loaders:
+            with (
+                pytest.raises(ConfigurationError, match="without a batch")
+                if refused
+                else nullcontext()
+            ):
+                refuse_idle_processes(loader)
+    padded: DataLoader[Any] = DataLoader(
+        data, size, sampler=DistributedSampler(data, processes, 0), drop_last=drop_last
+    )
+    refuse_idle_processes(padded)
+    refuse_idle_processes(DataLoader(data, size, drop_last=drop_last))
+
+
+def evaluate_with_an_idle_rank(rank: int, world: int, folder: str, stage: str) -> str:
+    """One sample for all processes; Lightning is told to go on without batches."""
+    callback = EnsembleAbstention([member(1), member(2)], report_dir=f"{folder}/report")
+    run = joined_trainer(rank, world, folder, callback)
+    module = member(9)
+    module.allow_zero_length_dataloader_with_multiple_devices = True
+    data = TensorDataset(*samples(1))
+    loader: DataLoader[Any] = DataLoader(data, 3, sampler=Unpadded(data, world, rank))
+    try:
+        getattr(run, stage)(module, loader, verbose=False)
+    except ConfigurationError as error:
+        return str(error)
+    return "idle"
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_a_process_without_a_batch_is_refused(
+    stage: str, gloo_pool: GlooPool, tmp_path: Path
+) -> None:
+    """The others would wait for it for ever."""
+    busy, idle = gloo_pool.run(evaluate_with_an_idle_rank, 2, str(tmp_path), stage)
+    assert "leave one of 2 processes without a batch" in busy
+    assert idle == "idle"
