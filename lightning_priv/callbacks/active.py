@@ -105,7 +105,7 @@ class ActiveLearning(OnceCallback):
         self._epochs = 0  # of this round
         self._best: float | None = None
         self._waited = 0
-        self._due = False
+        self._due: list[int] | None = None  # epochs and steps at which a fit ended before its query
 
     # -- set-up ------------------------------------------------------------------------------------
 
@@ -161,7 +161,10 @@ class ActiveLearning(OnceCallback):
             )
         trainer.strategy.barrier("the pool's file was read")
         pool.save()
-        if self._resumed and self._due:
+        if self._resumed and (self._due or self.reason is not None):
+            # this fit may ask for more rounds than the one before
+            self.reason = self._why_stop(trainer, pool, self.rows[-1])
+        if self._resumed and self._due and self.reason is None and not _ends(trainer, *self._due):
             self._forget_round()
             self._query(trainer, pl_module)
         self._resumed = False
@@ -179,8 +182,10 @@ class ActiveLearning(OnceCallback):
         pool = _pool_of(trainer)
         row = self._note(trainer, pool)
         self.reason = self._why_stop(trainer, pool, row)
-        if self.reason is None and _is_last_epoch(trainer):
-            self._due = True  # nobody would train on the labels; a longer fit asks as it begins
+        done = [trainer.current_epoch + 1, trainer.global_step]
+        last = bool(trainer.strategy.broadcast(trainer.should_stop or _ends(trainer, *done)))
+        if self.reason is None and last:
+            self._due = done  # nobody would train on the labels; a longer fit asks as it begins
             return
         self._forget_round()
         if self.reason is not None:
@@ -213,13 +218,15 @@ class ActiveLearning(OnceCallback):
     def _tired(self, trainer: Trainer) -> bool:
         if self.patience is None:
             return False
-        value = trainer.callback_metrics.get(self.monitor)
+        metric = trainer.callback_metrics.get(self.monitor)
+        # of one process: others may have averaged over their own samples only
+        value = trainer.strategy.broadcast(None if metric is None else float(metric))
         if value is None:
             raise ConfigurationError(
                 f"patience watches {self.monitor!r}, which is not logged; logged are "
                 f"{', '.join(sorted(trainer.callback_metrics))}"
             )
-        now = float(value) if self.mode == "max" else -float(value)
+        now = value if self.mode == "max" else -value
         if self._best is None or now > self._best:
             self._best, self._waited = now, 0
         else:
@@ -245,6 +252,11 @@ class ActiveLearning(OnceCallback):
         return row
 
     def _why_stop(self, trainer: Trainer, pool: Any, row: dict[str, Any]) -> str | None:
+        """Judged by the numbers of one process, for all."""
+        why: str | None = trainer.strategy.broadcast(self._why(pool, row))
+        return why
+
+    def _why(self, pool: Any, row: dict[str, Any]) -> str | None:
         if self.rounds is not None and pool.rounds >= self.rounds:
             return f"{self.rounds} rounds are done"
         state = RoundState(pool.rounds, row["labelled"], metrics=row)
@@ -308,10 +320,8 @@ def _pool_of(trainer: Trainer) -> Any:
     return pool
 
 
-def _is_last_epoch(trainer: Trainer) -> bool:
-    epochs, steps = trainer.max_epochs, trainer.max_steps
-    return (
-        trainer.should_stop
-        or (epochs is not None and 0 <= epochs <= trainer.current_epoch + 1)
-        or 0 <= steps <= trainer.global_step
+def _ends(trainer: Trainer, epochs: int, steps: int) -> bool:
+    """Whether a fit ends after so many epochs and steps."""
+    return (trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs) or (
+        0 <= trainer.max_steps <= steps
     )

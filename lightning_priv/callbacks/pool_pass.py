@@ -68,7 +68,8 @@ def pool_view(
         return PoolView(len(ids), multi_label=multi_label)
     reader = _Reader(trainer, pl_module, pool, feature_layer, outputs, multi_label)
     found: dict[str, Tensor] = {}
-    with undisturbed(trainer, pl_module), _on_device(trainer, pl_module):
+    with _on_device(trainer, pl_module), undisturbed(trainer, pl_module):
+        _same_buffers(pl_module)
         members = "mc" in needs and reader.is_ensemble
         found = reader.read(
             ids,
@@ -92,6 +93,16 @@ def pool_view(
 def _masks(acquisition: Acquisition, seed: int) -> list[int]:
     """Seeds of the dropout masks of each draw."""
     return [mix(seed, draw) for draw in range(acquisition.draws)]
+
+
+def _same_buffers(pl_module: LightningModule) -> None:
+    """Let all processes predict with the buffers of the first, which is what a checkpoint holds.
+
+    Weights are equal; running means of a batch norm are those of each process's own batches.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for buffer in pl_module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 @contextmanager

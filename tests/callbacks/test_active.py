@@ -62,6 +62,42 @@ def test_a_resumed_run_chooses_and_trains_as_an_unbroken_one():
             assert torch.equal(value, other.state_dict()[key]), key
 
 
+@pytest.mark.parametrize("end", ["epochs", "steps"])
+def test_a_finished_fit_that_is_started_again_asks_for_nothing(end):
+    limits = {"max_steps": 10} if end == "steps" else {}  # 2 x 2 and 2 x 3
+
+    def start(epochs, ckpt=None, **limits):
+        saver = ModelCheckpoint("e", save_last=True)
+        callback = ActiveLearning(every_n_epochs=2, monitor="train/accuracy")
+        return fit(callback, epochs, ckpt=ckpt, root="e", more=[RandomState(), saver], **limits)[0]
+
+    assert len(start(4, **limits).history) == 1
+    asked = Path("e/active/pool.json").read_text()
+    for _ in range(2):
+        again = start(4, "e/last.ckpt", **limits)
+        assert (len(again.history), again.pending) == (1, None)
+        assert Path("e/active/pool.json").read_text() == asked
+    longer = start(6, "e/last.ckpt")
+    assert len(longer.history) == 2
+    whole = ActiveLearning(every_n_epochs=2, monitor="train/accuracy")
+    unbroken, _, _ = fit(whole, root="f", more=[RandomState()])
+    assert [q.ids for q in longer.history] == [q.ids for q in unbroken.history]
+
+
+def test_a_resumed_run_may_ask_for_more_rounds_or_fewer():
+    def start(rounds, epochs, ckpt=None, root="g"):
+        saver = ModelCheckpoint(root, save_last=True)
+        callback = ActiveLearning(rounds=rounds, every_n_epochs=1, monitor="train/accuracy")
+        data, _, _ = fit(callback, epochs, ckpt=ckpt, root=root, more=[saver])
+        return len(data.history), callback.reason
+
+    assert start(1, 3) == (1, "1 rounds are done")
+    assert start(1, 5, "g/last.ckpt") == (1, "1 rounds are done")
+    assert start(3, 8, "g/last.ckpt") == (3, "3 rounds are done")
+    assert start(None, 3, root="h") == (2, None)  # the third one falls due at the end
+    assert start(2, 5, "h/last.ckpt", root="h") == (2, "2 rounds are done")
+
+
 def test_a_query_that_was_written_down_is_not_chosen_again():
     """Resumed from an older checkpoint, with another model even: the people were asked already."""
     callback = ActiveLearning(Entropy(), every_n_epochs=2, monitor="train/accuracy")

@@ -242,3 +242,19 @@ def test_equal_to_the_last_bit_on_any_number_of_processes(processes):
             assert found == alone
     finally:
         workers.close()
+
+
+def normalised(rank):
+    """Predictions with the running means of a batch norm, which each process has of its own."""
+    torch.set_num_threads(1)
+    made, module = ready(pool_batch_size=10), net()
+    module.net.body.append(nn.BatchNorm1d(16))
+    module.net.body[-1].running_mean += rank
+    view = pool_view(trainer(), module, made, a.Entropy())
+    return view.probs.numpy().tobytes(), float(module.net.body[-1].running_mean[0])
+
+
+@pytest.mark.ddp
+def test_one_model_predicts_on_all_processes(gloo_pool):
+    alone, _ = normalised(0)
+    assert gloo_pool.run(normalised) == [(alone, 0.0), (alone, 1.0)]

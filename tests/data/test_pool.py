@@ -186,6 +186,16 @@ def test_everything_else_is_the_base():
     assert not hasattr(made, "nothing_like_it")
 
 
+def test_a_broken_view_never_gives_way_to_all_samples(monkeypatch):
+    def broken(*_):
+        raise AttributeError("a fault in the view")
+
+    made = ready()
+    monkeypatch.setattr("lightning_priv.data.pool.PoolSubset", broken)
+    with pytest.raises(AttributeError):
+        _ = made.train_dataset
+
+
 def test_no_training_batch_is_an_error():
     with pytest.raises(ConfigurationError, match="0 labelled samples give no training batch"):
         ready(initial=0).train_dataloader()
