@@ -111,7 +111,7 @@ class Account:
         if self.spending is None:
             return 0.0
         delta, accountant = delta or self.delta, accountant or self._settings.accountant
-        selections = len(self.spending.selections)
+        selections = tuple(self.spending.selections)
         asked = (self.spending.costs, self.spending.num_records, selections, delta, accountant)
         if self._told is None or self._told[0] != asked:
             self._told = asked, self.spending.epsilon(delta, accountant)

@@ -310,7 +310,7 @@ class Spending:
     def _cohort_heads(self) -> list[tuple[int, int]]:
         """One record of each cohort, and the cohort's size."""
         rates = [phase.digest for phase in self.phases if phase.rates.ndim]
-        key = (self.num_records, rates, len(self.selections))
+        key = (self.num_records, rates, tuple(self.selections))
         if self._groups is None or self._groups[0] != key:
             labels = times_scored(self.selections, self.num_records)
             for phase in self.phases:

@@ -105,7 +105,7 @@ class SelectingAccount(ResumableAccount):
             BudgetExceededError: if the scores would cost more than is left.
         """
         if number in self._selected:
-            return self._selected[number]
+            return list(self._selected[number])
         spending = self.account.known
         self.open_ledger()
         if epsilon > 0:

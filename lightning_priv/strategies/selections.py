@@ -23,9 +23,9 @@ __all__ = ["Mask", "Selection", "adaptive", "times_scored"]
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
-    """One release of noisy scores.
+    """One release of noisy scores; equal to itself alone, since masks are long to compare.
 
     Attributes:
         number: of the round, from 1.

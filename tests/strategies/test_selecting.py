@@ -202,6 +202,14 @@ def test_unequal_histories_of_records_scored_alike_are_bounded_from_above():
     assert {c.scored for c in spending.cohorts()} == {1}
 
 
+def test_a_selection_in_the_place_of_a_refused_one_is_charged_to_those_it_scored():
+    spending = Spending(6, [Phase(1.0, np.asarray(0.1), 1.0, done=5)])
+    spending.selections.append(Selection(1, 3.0, np.arange(6) >= 4))
+    assert [(c.records, c.scored) for c in spending.cohorts()] == [(4, 0), (2, 1)]
+    spending.selections[0] = Selection(1, 0.5, np.arange(6) == 1)
+    assert [(c.records, c.scored) for c in spending.cohorts()] == [(5, 0), (1, 1)]
+
+
 def test_an_unlabelled_record_pays_for_scores_alone():
     spending = Spending(2, [Phase(1.0, np.array([0.5, 0.0]), 1.0, done=1)])
     spending.selections += [Selection(n, 0.5, np.array([False, True])) for n in (1, 2, 3)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from lightning_priv.errors import UnsupportedModuleError
+from lightning_priv.nn.per_sample.bk.parts import gram
+from lightning_priv.nn.per_sample.bk.product import gram_squares
 from lightning_priv.nn.per_sample.clipping import ClipRule
 from lightning_priv.nn.per_sample.engine import Clipped, NonFiniteGradientError, PerSampleEngine
 from lightning_priv.nn.per_sample.exits import Exit, ModelExits
@@ -160,9 +162,14 @@ class GhostEngine(PerSampleEngine):
             found = torch.autograd.grad(
                 [inside for inside, _ in used], parameters, grad_outputs=weighted, allow_unused=True
             )
+        seen: set[int] = set()
         for parameter, gradient in zip(parameters, found, strict=True):
-            if gradient is not None:
-                sums.add(parameter, gradient)
+            if gradient is None:
+                continue
+            # autograd gives parameters that were added up one tensor between them
+            place = gradient.untyped_storage().data_ptr()
+            sums.add(parameter, gradient.clone() if place in seen else gradient)
+            seen.add(place)
 
     @contextmanager
     def _valves_shut(self, weights: Tensor) -> Iterator[None]:
@@ -183,11 +190,10 @@ class GhostEngine(PerSampleEngine):
         once = all(self._taps.uses[p] == 1 for p in layer.parameters)
         gradient = output_gradients[0] if output_gradients else None
         if once and gradient is not None and _norms_are_cheap(layer, call, gradient):
-            sampler = _norm_samplers()[type(layer.module)]
             inputs = [t for t in (*call.args, *call.kwargs.values()) if isinstance(t, Tensor)]
-            for parameter, norms in sampler(layer.module, inputs, gradient).items():
-                layer.check_rows(parameter, norms.shape[0], call.size)
-                self._squared[parameter] = norms.square()
+            for parameter, squares in _cheap_squares(layer.module, inputs, gradient).items():
+                layer.check_rows(parameter, squares.shape[0], call.size)
+                self._squared[parameter] = squares
             return
         for parameter, gradients in layer.gradients(call, output_gradients).items():
             layer.check_rows(parameter, gradients.shape[0], call.size)
@@ -203,6 +209,23 @@ def _norm_samplers() -> dict[type[nn.Module], Any]:
     from opacus.grad_sample import GradSampleHooksFastGradientClipping as FastClipping
 
     return FastClipping.NORM_SAMPLERS
+
+
+def _cheap_squares(
+    module: nn.Module, inputs: list[Tensor], gradient: Tensor
+) -> dict[Parameter, Tensor]:
+    """Squared norms of the gradients of a layer's parameters, shape (records,) each."""
+    if not isinstance(module, nn.Linear) or gradient.dim() != 3:
+        norms = _norm_samplers()[type(module)](module, inputs, gradient)
+        return {parameter: values.square() for parameter, values in norms.items()}
+    # Opacus' sampler takes the same products, but not the rounding that they may hide
+    found: dict[Parameter, Tensor] = {}
+    if module.weight.requires_grad:
+        x = inputs[0].to(gradient.dtype)
+        found[cast(Parameter, module.weight)] = gram_squares(gram(x), gram(gradient))
+    if module.bias is not None and module.bias.requires_grad:
+        found[module.bias] = gradient.sum(1).square().sum(1)
+    return found
 
 
 def _norms_are_cheap(layer: Layer, call: Call, gradient: Tensor) -> bool:

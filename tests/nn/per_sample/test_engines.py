@@ -297,6 +297,52 @@ def test_physical_batches_add_up():
         torch.testing.assert_close(sums.flat, whole.flat, rtol=0, atol=1e-12)
 
 
+class Shifted(nn.Module):
+    """Two parameters that are added up: autograd gives both the same tensor as gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Parameter(torch.zeros(1, 6))
+        self.two = nn.Parameter(torch.zeros(1, 6))
+
+    def forward(self, x):
+        return x + self.one + self.two
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_every_parameter_has_a_sum_of_its_own(engine_name):
+    net, x, y = double(lambda: nn.Sequential(nn.Linear(6, 6), Shifted(), nn.Linear(6, 3)), vector)
+    expected, _ = loop_of_single_records(net, x, y, flat(0.2))
+    engine = ENGINES[engine_name]()
+    engine.attach(net)
+    sums = GradientSums(list(net.parameters()))
+    for row in range(len(x)):
+        engine.begin(1)
+        rows = slice(row, row + 1)
+        engine.finish(nnf.cross_entropy(net(x[rows]), y[rows]), FlatClipping(0.2), sums)
+    for parameter, total in expected.items():
+        torch.testing.assert_close(sums[parameter], total, rtol=0, atol=1e-9)
+    assert len({sums[p].data_ptr() for p in expected}) == len(expected)
+
+
+@pytest.mark.parametrize("engine_name", ["bk", "ghost"])
+def test_the_bound_holds_for_rows_of_equal_numbers(engine_name):
+    """Products of many equal terms round most; norms that hid it would pass the bound."""
+    torch.manual_seed(0)
+    net = nn.Linear(1024, 8, bias=False)
+    x = (100 + torch.rand(1, 4, 1)).expand(1, 4, 1024).contiguous()
+    g = torch.randn(1, 4, 8)
+    g = g - g.mean(1, keepdim=True)
+    engine = ENGINES[engine_name]()
+    engine.attach(net)
+    sums = GradientSums(list(net.parameters()))
+    engine.begin(1)
+    seen = engine.finish((net(x) * g).sum(), FlatClipping(1.0), sums)
+    true = (g[0].double().T @ x[0].double()).norm()
+    assert seen.norms.item() >= 0.9999 * true.item()
+    assert sums.flat.double().norm().item() <= 1.0
+
+
 @pytest.mark.parametrize("engine_name", ["bk", "hooks", "functorch"])
 def test_bf16_forward_pass_keeps_the_bound_in_float32(engine_name):
     torch.manual_seed(0)

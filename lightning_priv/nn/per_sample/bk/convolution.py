@@ -15,6 +15,7 @@ from lightning_priv.nn.per_sample.bk.parts import (
     Scope,
     add_weighted,
     blanked,
+    gram,
     squares_of,
     weighted,
 )
@@ -194,11 +195,11 @@ class Convolution(Part):
     def _pixel_grams(self, records: slice) -> tuple[Tensor, Tensor]:
         g = self._g[records].flatten(2)
         inputs = patch_gram(self._x[records], self._geometry, tuple(self._g.shape[2:]))
-        return inputs, torch.bmm(g.mT, g)
+        return inputs, gram(g.mT)
 
     def _patch_grams(self, records: slice) -> tuple[Tensor, Tensor]:
         columns, g = self._operands(records)
-        return torch.bmm(columns.mT, columns), torch.bmm(g.mT, g)
+        return gram(columns.mT), gram(g.mT)
 
     def _choose(self, directly: bool = False) -> str:
         x, g, geo = self._x, self._g, self._geometry

@@ -16,6 +16,7 @@ __all__ = ["Dense", "Part", "Scope"]
 
 # a processor's cache holds the first; the second keeps a GPU busy
 _TEMPORARY_BYTES = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
+_FEW_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,17 @@ def add_weighted(total: Tensor, gradients: Tensor, factors: Tensor) -> None:
     else:
         rows = gradients.reshape(len(gradients), -1).to(total.dtype)
         total.view(-1).addmv_(rows.t(), factors)
+
+
+def gram(values: Tensor) -> Tensor:
+    """Inner products of the rows of each record, shape (records, T, T), from (records, T, D).
+
+    Of few rows in float64: kernels for small matrices add up one term after the other, and are off
+    by thousands of units in the last place where D numbers are alike.
+    """
+    if values.shape[1] <= _FEW_ROWS and values.device.type != "mps":  # which has no float64
+        values = values.double()
+    return torch.bmm(values, values.mT)
 
 
 def blanked(values: Tensor, keep: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+
+from lightning_priv.nn.per_sample.bk.parts import gram
 
 __all__ = ["Geometry", "patch_gram", "patch_rows", "patches"]
 
@@ -111,7 +112,7 @@ def patch_gram(x: Tensor, geometry: Geometry, outputs: tuple[int, ...]) -> Tenso
     """
     rows, spatial = len(x), x.shape[2:]
     flat = x.flatten(2)
-    pixels = torch.bmm(flat.mT, flat).view(rows, *spatial, *spatial)
+    pixels = gram(flat.mT).view(rows, *spatial, *spatial)
     if any(geometry.padding):  # a pixel of zeros has products of zero
         pixels = F.pad(pixels, geometry.sides() * 2)
     total = pixels.new_zeros(rows, *outputs, *outputs)
