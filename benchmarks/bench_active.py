@@ -6,11 +6,12 @@ One thread. The second table times whole runs on scikit-learn's digits: what the
 takes beside training, testing and pool inference, and the study of configs/demo/al_compare_digits
 (6 functions x 5 seeds x 10 rounds) as a command from nothing, imports and figure included.
 
-Memory is the growth of the process's peak resident size, each row in a process of its
-own. *naive* makes the whole gradient embedding; it is run at the small sizes only.
+Memory is the growth of the peak resident size by one call, each row in a process of its own (Linux
+only). *naive* makes the whole gradient embedding; it is run at the small sizes only.
 """
 
 import argparse
+import math
 import multiprocessing
 import os
 import resource
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import peak_memory
 import torch
 
 from lightning_priv.accountants import plan_step_amplification
@@ -128,14 +130,13 @@ def _measure(
     # what the first calls load does not count
     bald(torch.rand(2, 64, 2).softmax(-1) @ torch.eye(2).double().float())
     work = make(*args, **options)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = peak_memory.growth(work) if peak_memory.known else math.nan
     times = []
     for _ in range(repeats):
         start = time.process_time()
         work()
         times.append(time.process_time() - start)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return statistics.median(times), (after - before) / 1024
+    return statistics.median(times), memory
 
 
 def run_loop(smoke: bool) -> tuple[float, dict[str, float]]:

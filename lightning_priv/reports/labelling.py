@@ -12,7 +12,15 @@ from lightning_priv.functional.acquisition import curve_area, labels_needed
 
 from .tables import Cell, Table
 
-__all__ = ["Curves", "curve_table", "curves_figure", "queries_table", "saving_table", "tiles"]
+__all__ = [
+    "LEVELS",
+    "Curves",
+    "curve_table",
+    "curves_figure",
+    "queries_table",
+    "saving_table",
+    "tiles",
+]
 
 LEVELS = (0.90, 0.95, 0.98)
 
@@ -93,7 +101,7 @@ def saving_table(
     Args:
         curves: one a way to choose.
         full: the metric with all labels; None: the highest value of all mean curves.
-        levels: shares of it.
+        levels: shares of it; none for a metric of which lower is better.
         reference: name of the way to compare with.
     """
     top = max(float(curve.mean.max()) for curve in curves) if full is None else full
@@ -115,7 +123,8 @@ def saving_table(
                 theirs = labels_needed(base.labels, base.mean, level * top)
                 row.append(None if needed is None or theirs is None else 1 - needed / theirs)
         rows.append(row)
-    return Table(columns, rows, f"labels to reach shares of {top:.4f}, the value of {of}")
+    title = f"labels to reach shares of {top:.4f}, the value of {of}" if levels else ""
+    return Table(columns, rows, title)
 
 
 def curves_figure(

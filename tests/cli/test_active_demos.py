@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import CONFIGS, CommandLine
 
+from lightning_priv.reports.comparison import read_run
+
 DEMO = CONFIGS / "demo/al_digits.yaml"
 STUDY = CONFIGS / "demo/al_compare_digits.yaml"
 SHORT = ("--rounds", 2, "--train.max_epochs", 2, "--acquisition.draws", 2)
@@ -31,6 +33,11 @@ def test_demo_in_a_few_steps(command_line: CommandLine) -> None:
     folder = Path("runs/al_digits/active")
     assert (folder / "queried.png").is_file()
     assert (folder / "curve.png").is_file()
+    for log in Path("runs/al_digits").rglob("version_*/metrics.csv"):
+        log.unlink()  # the comparison of runs reads the files of active learning themselves
+    found = read_run(Path("runs/al_digits")).numbers
+    assert (found["active/round"].value, found["active/labelled"].value) == (2, 200)
+    assert found["active/test_accuracy"].value == float(curve("al_digits")[-1]["test/accuracy"])
     first = queries(Path("runs/al_digits"))
     shown = command_line.ok("active-learn", "--config", DEMO, *SHORT, "--rounds", 3)
     assert "going on after round 2" in shown

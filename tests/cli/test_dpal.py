@@ -14,6 +14,7 @@ from command_line import CONFIGS, CommandLine
 
 from lightning_priv.accountants import PlanSettings
 from lightning_priv.callbacks.private_active_checks import check_plan, selection_kind
+from lightning_priv.reports.comparison import read_run
 from lightning_priv.strategies import DPSGDStrategy
 
 FILES = sorted([*CONFIGS.glob("dpal_*.yaml"), *CONFIGS.glob("demo/dpal_*.yaml")])
@@ -81,6 +82,10 @@ def test_demo_in_a_few_steps(name: str, command_line: CommandLine) -> None:
     assert [row["cohort"] for row in report["cohorts"]] == ["0", "1", "never labelled"]
     assert 0 <= json.loads((folder / "test.json").read_text())["test/accuracy"] <= 1
     assert (folder / "budget.png").is_file()
+    found = read_run(folder.parent).numbers
+    assert found["privacy/epsilon"].value == pytest.approx(report["epsilon"]["rdp"], rel=1e-9)
+    assert (found["active/round"].value, found["active/labelled"].value) == (1, 320)
+    assert found["active/epsilon"].value == pytest.approx(report["epsilon"]["rdp"], rel=1e-9)
     assert not list(Path().rglob("*queried*"))  # pictures of records are private data
     # the same command again goes on, and finds that nothing is left to be done
     before = Path(f"runs/dpal_{name}/privacy_ledger.jsonl").read_text()

@@ -41,6 +41,9 @@ def test_labels_to_a_level_and_what_is_saved():
     alone = saving_table([BETTER], full=None)
     assert "saved at 90%" not in alone.columns
     assert "0.9500, the value of the best value" in alone.title
+    loss = saving_table([RANDOM, BETTER], full=None, levels=())
+    assert loss.columns == ["acquisition", "area", "standard error", "last", "seeds"]
+    assert not loss.title
 
 
 def test_other_tables():

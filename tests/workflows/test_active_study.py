@@ -105,6 +105,9 @@ def test_files_and_table():
         (Parts(optimizer=lambda p: torch.optim.LBFGS(p)), {}, "LBFGS"),
         (Parts(), {"train": RoundTraining(max_steps=3)}, "max_steps"),
         (Parts(), {"reset": "checkpoint"}, "reset: checkpoint"),
+        (Parts(), {"test": False}, "there are no val samples in memory"),
+        (Parts(), {"monitor": "test/loss"}, "test/accuracy and not test/loss"),
+        (Parts(data=lambda: pool(initial=0)), {}, "no sample is labelled at the start"),
     ],
 )
 def test_what_cannot_be_stacked_says_why(parts, more, reason):
@@ -146,6 +149,15 @@ def test_separate_runs_go_on():
     assert again.rows == first.rows
     assert len(made) == 4
     assert all(runner.train_dataloader is None for runner in made)  # nothing was trained anew
+
+
+def test_a_loss_is_compared_run_by_run():
+    """It has no share of the full value to reach: nothing is said to be saved."""
+    found = study("auto", "a", Parts(epochs=1), {"Random": Random()}, rounds=1, monitor="test/loss")
+    assert found.metric == "test/loss"
+    assert "one after another, because" in found.mode
+    assert found.table.columns == ["acquisition", "area", "standard error", "last", "seeds"]
+    assert found.rows[0][4] > 0
 
 
 def test_names():

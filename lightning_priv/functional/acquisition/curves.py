@@ -14,7 +14,8 @@ def curve_area(labels: Tensor, values: Tensor) -> Tensor:
         values: the metric, shape (..., R).
 
     Returns:
-        Shape (...), in the unit of the metric; the value itself for a single point.
+        Shape (...), in the unit and type of the metric, added up in float64; the value itself for a
+        single point.
 
     Raises:
         ValueError: if the labels do not ascend, or the lengths differ.
@@ -25,9 +26,8 @@ def curve_area(labels: Tensor, values: Tensor) -> Tensor:
         0.7333
     """
     x, y = _checked(labels, values)
-    if len(x) == 1:
-        return y[..., 0]
-    return torch.trapezoid(y, x, dim=-1) / (x[-1] - x[0])
+    area = y[..., 0] if len(x) == 1 else torch.trapezoid(y, x, dim=-1) / (x[-1] - x[0])
+    return area.to(values.dtype) if values.is_floating_point() else area
 
 
 def labels_needed(labels: Tensor, values: Tensor, level: float) -> float | None:

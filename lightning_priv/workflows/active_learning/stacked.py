@@ -53,9 +53,14 @@ def cannot_stack_rounds(
         return reason
     if in_memory(pool.whole_dataset) is None:
         return "the training samples are not in memory, or are augmented"
-    test = getattr(pool.base, "test_dataset", None)
-    if options.test and (test is None or in_memory(test) is None):
-        return "the test samples are not in memory"
+    part = "test" if options.test else "val"
+    judge = getattr(pool.base, f"{part}_dataset", None)
+    if judge is None or in_memory(judge) is None:
+        return f"there are no {part} samples in memory"
+    if options.monitor not in (None, f"{part}/accuracy"):
+        return f"members trained at once know {part}/accuracy and not {options.monitor}"
+    if not len(pool.labelled_indices):
+        return "no sample is labelled at the start"
     if options.reset == "checkpoint":
         return "reset: checkpoint needs checkpoints of single members"
     if options.train.max_steps is not None:

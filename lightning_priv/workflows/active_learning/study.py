@@ -16,7 +16,7 @@ from lightning_priv.callbacks.pool_report import keep_media, metric_of
 from lightning_priv.data import ActivePool
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.models import Classifier
-from lightning_priv.reports.labelling import Curves, curves_figure, saving_table
+from lightning_priv.reports.labelling import LEVELS, Curves, curves_figure, saving_table
 from lightning_priv.reports.tables import Cell, Table
 from lightning_priv.workflows.multiplicity.quiet import quiet
 
@@ -73,8 +73,9 @@ class StudyResult:
 
     @property
     def table(self) -> Table:
-        """Areas, labels needed and saved."""
-        return saving_table(self.curves, self.full)
+        """Areas, labels needed and saved; of a loss, which has no level to reach, areas only."""
+        levels = () if self.metric.endswith("loss") else LEVELS
+        return saving_table(self.curves, self.full, levels)
 
 
 def run_study(
@@ -121,7 +122,9 @@ def run_study(
     stack = mode == "stacked" or (mode == "auto" and not reason)
     count = len(compare) * len(seeds)
     text = f"{count} members at once" if stack else f"{count} runs one after another"
-    say(f"{text}{'' if stack or mode == 'separate' else f', because {reason}'}")
+    if not stack and mode == "auto":
+        text += f", because {reason}"
+    say(text)
     if stack:
         classifiers = [m for m in models if isinstance(m, Classifier)]
         found = _stacked(compare, seeds, first.trainer, pool, classifiers, options, full_data, say)

@@ -12,7 +12,9 @@ HEIGHTS = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 @given(HEIGHTS, st.randoms())
 def test_area_is_the_trapezoid_rule_of_numpy(heights, rng):
     labels = np.cumsum([rng.randint(1, 50) for _ in heights])
-    area = float(curve_area(torch.tensor(labels), torch.tensor(heights)))
+    area = curve_area(torch.tensor(labels), torch.tensor(heights))
+    assert area.dtype == torch.float32
+    area = float(area)
     if len(heights) == 1:
         assert area == pytest.approx(heights[0], abs=1e-6)
         return
