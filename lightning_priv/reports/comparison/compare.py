@@ -26,8 +26,12 @@ NUMBERS = (
     "multiplicity/coverage",
     "multiplicity/selective_risk",
     "lsi/mean",
-    "audit/*",
-    "active/*",
+    "audit/mu",
+    "audit/*/psnr",
+    "audit/noise_flags",
+    "active/labelled",
+    "active/round",
+    "active/test_accuracy",
 )
 
 
@@ -37,7 +41,7 @@ def report(
     format: Literal["table", "json", "csv", "markdown"] = "table",
     out: Path | None = None,
 ) -> str:
-    """Compare runs: accuracy, epsilon, risk, multiplicity and sample information on one page.
+    """Compare runs: accuracy, epsilon, risk, multiplicity, information, audits, labels on one page.
 
     Args:
         runs: folders of runs (their default_root_dir), or folders of such folders.

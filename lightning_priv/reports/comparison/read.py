@@ -9,11 +9,15 @@ from typing import Any
 
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.reports.comparison.evidence import Evidence, Run
+from lightning_priv.reports.comparison.parts import read_audit, read_curve, read_test
 
 __all__ = ["find_runs", "read_run"]
 
 _MARKS = ("metrics.csv", "dp_report.json", "config.yaml")
 _STUDY = Path("report/summary.json")  # of a study of multiplicity
+_AUDIT = "audit/summary.json"
+_CURVES = ("active/curve.csv", "private_active/curve.csv")
+_SCORES = "scores.csv"  # of the calculator lsi, beside a summary.json
 _LEDGER = "privacy_ledger.jsonl"
 #: what is read of the CSV log, by prefix; epsilon comes from the account's own report
 _LOGGED = ("test/", "val/", "risk/", "active/", "audit/")
@@ -42,8 +46,9 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
         found = [path] if _is_run(path) else [f for f in sorted(path.iterdir()) if _is_run(f)]
         if not found:
             raise ConfigurationError(
-                f"no run in {path}: neither it nor a folder in it holds {', '.join(_MARKS)} or "
-                f"{_STUDY}; name the default_root_dir of a run"
+                f"no run in {path}: neither it nor a folder in it holds {', '.join(_MARKS)}, "
+                f"{_STUDY}, or the files of an audit, of active learning or of lsi; name the "
+                "default_root_dir of a run"
             )
         folders += found
     distinct = {folder.resolve(): folder for folder in folders}
@@ -51,7 +56,15 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def _is_run(folder: Path) -> bool:
-    return folder.is_dir() and (bool(_versions(folder)) or (folder / _STUDY).is_file())
+    left = (_STUDY, _AUDIT, _SCORES, *_CURVES)
+    return folder.is_dir() and (
+        bool(_versions(folder)) or any((folder / n).is_file() for n in left)
+    )
+
+
+def _found(folder: Path, name: str) -> list[Path]:
+    """Files of this name in the folder and in its versions, the oldest first."""
+    return sorted([*folder.glob(name), *folder.glob(f"version_*/{name}")], key=_time)
 
 
 def _versions(folder: Path) -> list[Path]:
@@ -86,7 +99,15 @@ def read_run(folder: Path) -> Run:
             _read(scores, _read_information, run)
             run.notes.append("sample information of this private run is covered by no epsilon")
         _find_figures(run, version)
+    if (folder / _SCORES).is_file() and (folder / "summary.json").is_file():
+        _read(folder / "summary.json", _read_information, run)
     _read_account(run)
+    for curve in sorted((f for name in _CURVES for f in _found(folder, name)), key=_time):
+        read_curve(run, curve)
+    for tested in _found(folder, "private_active/test.json"):
+        _read(tested, read_test, run)
+    for audit in _found(folder, _AUDIT)[-1:]:
+        _read(audit, read_audit, run)
     if (folder / _STUDY).is_file():
         _read(folder / _STUDY, _read_study, run)
     _compare_ages(run)
@@ -121,7 +142,7 @@ def _read_log(run: Run, file: Path) -> None:
 
 
 def _read_information(run: Run, file: Path, content: dict[str, Any]) -> None:
-    difficulty = content["difficulty"]
+    difficulty = content.get("difficulty", content)  # of pairs of views it stands by itself
     for key in ("mean", "max"):
         run.numbers[f"lsi/{key}"] = Evidence(float(difficulty[key]), file)
     run.figures["most and least informative samples"] = file.with_name("extremes.png")
@@ -144,11 +165,16 @@ def _read_study(run: Run, file: Path, content: dict[str, Any]) -> None:
 
 def _read_account(run: Run) -> None:
     """Epsilon of the newest account; if the ledger went on after it, only a lower limit of it."""
-    reports = [*run.folder.glob("dp_report.json"), *run.folder.glob("version_*/dp_report.json")]
-    ledgers = [f for f in (run.folder / _LEDGER, run.folder.parent / _LEDGER) if f.is_file()]
-    ledger = ledgers[0] if ledgers else None
+    # the report of private active learning has the same account, for runs with `report: null`
+    reports = _found(run.folder, "dp_report.json") or _found(
+        run.folder, "private_active/report.json"
+    )
+    # the ledger lies beside the versions, also if only one of these is compared
+    version = run.folder.resolve().name.startswith("version_")
+    places = [run.folder, *([run.folder.resolve().parent] if version else [])]
+    ledger = next((p / _LEDGER for p in places if (p / _LEDGER).is_file()), None)
     if reports:
-        _read(max(reports, key=_time), _read_report, run)
+        _read(reports[-1], _read_report, run)
     elif ledger is not None and ledger.parent == run.folder:
         run.numbers["privacy/epsilon"] = Evidence("unknown", ledger)
         run.notes.append(
@@ -160,8 +186,8 @@ def _read_account(run: Run) -> None:
             f"{len(reports)} private trainings lie here; epsilon is that of the newest. On the "
             "same records they add up."
         )
-    if reports and ledger is not None and ledger.parent == run.folder:
-        newest = max(reports, key=_time)
+    if reports and ledger is not None:
+        newest = reports[-1]
         if _time(ledger) > _time(newest) + 1 and "privacy/epsilon" in run.numbers:
             counted = float(str(run.numbers["privacy/epsilon"].value))
             run.numbers["privacy/epsilon"] = Evidence(f"more than {counted:.4g}", newest)

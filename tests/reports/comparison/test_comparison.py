@@ -60,6 +60,9 @@ def test_epsilon_is_not_stated_below_what_the_ledger_holds(tmp_path: Path) -> No
     run = read_run(root)
     assert run.numbers["privacy/epsilon"].value == "more than 3"
     assert any("resume" in note for note in run.notes)
+    version = read_run(root / "version_0")  # its ledger lies one folder above
+    assert version.numbers["privacy/epsilon"].value == "more than 3"
+    assert "privacy/epsilon" not in read_run(root / "version_1").numbers
     (root / "version_0/dp_report.json").unlink()
     run = read_run(root)
     assert run.numbers["privacy/epsilon"].value == "unknown"
