@@ -9,7 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_priv.functional.audit import (
+    NoiseReport,
     Release,
+    audit_noise,
     epsilon_lower_bound,
     mu_lower_bound,
     one_run_epsilon,
@@ -116,6 +118,25 @@ class Observations:
                 self.noise_multipliers.append(release.noise_multiplier)
         return seen, s, records
 
+    def noise_report(
+        self, processes: int, false_alarm: float, denominator: float
+    ) -> NoiseReport | None:
+        """Test the noise of the last 64 steps; None if none was read, or none is stated.
+
+        Args:
+            processes: how many took part.
+            false_alarm: largest probability that correct noise is flagged.
+            denominator: B of the last release.
+        """
+        if not self.noise or min(self.stated) == 0:
+            return None
+        residuals = torch.stack(self.noise[-64:])
+        stated = torch.tensor(self.stated[-64:], dtype=torch.float64)
+        size = float(stated[0])
+        if stated.max() > stated.min():  # a schedule of the noise
+            residuals, size = residuals / stated[:, None], 1.0
+        return audit_noise(residuals.numpy(), size, processes, false_alarm, denominator=denominator)
+
     def step_bound(self, noise_multiplier: float) -> str:
         """What the scores of one record a step prove of a single step, in words."""
         mu = mu_lower_bound(self.members, self.others)
@@ -154,7 +175,7 @@ class Observations:
         """Which records are canaries, shape (k,)."""
         if self.canaries is None:
             return torch.zeros(len(flat), dtype=torch.bool)
-        return (flat[:, None] == self.canaries).all(2).any(1)
+        return torch.cdist(flat, self.canaries, 1).eq(0).any(1)  # no (k, m, N) in memory
 
     def _score(self, layer: LeakLayer, step: Step, alone: Tensor, record: Tensor) -> None:
         """The likelihood-ratio statistic of one record, where it took part and where not."""

@@ -1,6 +1,5 @@
 """What an attacker recovers from the steps of a running private training."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,17 +19,16 @@ from lightning_priv.functional.audit import (
     Observed,
     PixelRange,
     Release,
-    audit_noise,
     observe_simulated,
-    overlap_note,
 )
 from lightning_priv.metrics.audit import study_scores
 from lightning_priv.nn.audit_run import run_attack, timesteps_of, with_estimated_norms
 from lightning_priv.nn.leak import LeakLayer
-from lightning_priv.nn.reconstructors import Clamp, Identity, PriorMean, Reconstructor, Wiener
+from lightning_priv.nn.reconstructors import Reconstructor
 from lightning_priv.protocols import is_private, missing_members
 from lightning_priv.reports.audit import laws_of, summary_table, write_audit
 
+from ._adversary import Adversary
 from ._observations import Observations, Step
 from ._once import OnceCallback
 from .media import log_media, run_directory
@@ -111,11 +109,10 @@ class ReconstructionAudit(OnceCallback):
         for name, value in (("false_alarm", false_alarm), ("kappa", kappa)):
             if not 0 < value < 1:
                 raise ValueError(f"{name}={value}; give a probability strictly between 0 and 1")
-        self.prior, self.null_label, self.methods = prior, null_label, methods
-        self.every_n_steps, self.max_targets = every_n_steps, max_targets
-        self.noise_levels, self.known_norm = noise_levels or [], known_norm
-        self.references = references
         self.units = PixelRange(tuple(pixel_mean), tuple(pixel_std))
+        self.adversary = Adversary(prior, null_label, methods, references, known_norm, self.units)
+        self.every_n_steps, self.max_targets = every_n_steps, max_targets
+        self.noise_levels = noise_levels or []
         self.noise_audit, self.false_alarm, self.kappa = noise_audit, false_alarm, kappa
         self.allow_overlap, self.log_private = allow_overlap, log_private
         self.seed, self.dirpath = seed, dirpath
@@ -124,7 +121,6 @@ class ReconstructionAudit(OnceCallback):
         self._idle = True
         self._hook: RemovableHandle | None = None
         self._inputs: list[Tensor] = []
-        self._network: Any = None
 
     # ---------------------------------------------------------------------------------- checks
 
@@ -148,15 +144,8 @@ class ReconstructionAudit(OnceCallback):
                 f"{settings.clipping} with {settings.augmentation_multiplicity} views; set "
                 "clipping: flat and augmentation_multiplicity: 1"
             )
-        self._layer(pl_module)
+        self.adversary.load(self._layer(pl_module).input_shape)
         self._observations = Observations(self.max_targets)
-        if self.prior is not None:
-            from lightning_priv.nn.diffusion import DiffusionNetwork
-
-            devices = range(torch.cuda.device_count())
-            with torch.random.fork_rng(devices):  # a new network draws weights, which are replaced
-                network = DiffusionNetwork.from_pretrained(self.prior, self.null_label)
-            self._network = network.eval().requires_grad_(False)
 
     def _layer(self, module: LightningModule) -> LeakLayer:
         layers = [layer for layer in module.modules() if isinstance(layer, LeakLayer)]
@@ -240,9 +229,11 @@ class ReconstructionAudit(OnceCallback):
         if self._idle or not trainer.is_global_zero:
             return
         seen = self._observations
-        if not seen.batches:
-            return
-        self.noise = self._noise_report(trainer)
+        if self.noise_audit:
+            denominator = float(trainer.strategy.denominator)  # type: ignore[attr-defined]
+            self.noise = seen.noise_report(trainer.world_size, self.false_alarm, denominator)
+        for flag in () if self.noise is None else self.noise.flags:
+            rank_zero_warn(f"ReconstructionAudit: {flag}")
         if not seen.records:
             rank_zero_warn("ReconstructionAudit: no audited step had a record; nothing to attack")
             return
@@ -250,54 +241,27 @@ class ReconstructionAudit(OnceCallback):
         folder = Path(self.dirpath) if self.dirpath else run_directory(trainer) / "audit"
         path = write_audit(self.study, folder, self.noise)
         rank_zero_info(f"ReconstructionAudit: {path}")
-        for flag in () if self.noise is None else self.noise.flags:
-            rank_zero_warn(f"ReconstructionAudit: {flag}")
         if self.log_private:
             self._log(trainer, self.study)
 
-    def _noise_report(self, trainer: Trainer) -> NoiseReport | None:
-        seen = self._observations
-        if not self.noise_audit or not seen.noise or min(seen.stated) == 0:
-            return None
-        residuals = torch.stack(seen.noise[-64:]).numpy()
-        stated = seen.stated[-64:]
-        strategy: Any = trainer.strategy
-        if max(stated) > min(stated):  # a schedule of the noise
-            residuals = residuals / torch.tensor(stated)[:, None].numpy()
-            stated = [1.0]
-        return audit_noise(
-            residuals,
-            stated[0],
-            trainer.world_size,
-            self.false_alarm,
-            denominator=float(strategy.denominator),
-        )
-
     def _study(self, trainer: Trainer) -> AuditStudy:
-        seen, units = self._observations, self.units
+        seen, units, adversary = self._observations, self.units, self.adversary
         records = torch.stack(seen.records)
         targets = units.images_to_prior(records)
-        images = self._images(trainer, targets)
-        attacks = self._attacks(images)
-        network = self._network
-        if network is not None and tuple(targets.shape[1:]) != network.image_shape:
-            raise ConfigurationError(
-                f"records have shape {tuple(targets.shape[1:])}, the prior is for "
-                f"{network.image_shape}; take a prior for images of this size"
-            )
-        for attack in attacks:
-            attack.prepare(images, network)
+        images, network = adversary.images(trainer, targets), adversary.network
+        attacks = adversary.attacks(images)
         generator = torch.Generator().manual_seed(self.seed)
         y, s = units.to_prior(torch.stack(seen.y), torch.tensor(seen.noise_std), generator)
-        sigma = sum(seen.noise_multipliers) / len(seen.noise_multipliers)
-        levels = [Observed(sigma, y, s, False)]
+        # where sigma changed, the level is named after the most exposed target
+        levels = [Observed(min(seen.noise_multipliers), y, s, False)]
         levels += [observe_simulated(records, 1 / mu, units, self.seed) for mu in self.noise_levels]
         levels.sort(key=lambda level: level.mu)
         norms = records.flatten(1).norm(dim=1)
-        if not self.known_norm:
-            if network is None or images is None:
+        if not adversary.known_norm:
+            if images is None:
                 raise ConfigurationError(
-                    "known_norm: false needs a prior and references, from which norms are found"
+                    f"known_norm: false needs references, but the data have no "
+                    f"{adversary.references} samples"
                 )
             start = float(units.from_prior(images).flatten(1).norm(dim=1).mean())
             levels = [with_estimated_norms(v, norms, units, network, start) for v in levels]
@@ -317,41 +281,12 @@ class ReconstructionAudit(OnceCallback):
             self._notes(targets),
         )
 
-    def _images(self, trainer: Trainer, targets: Tensor) -> Tensor | None:
-        """The adversary's images, none of which is a target."""
-        data = getattr(trainer, "datamodule", None)
-        dataset = None if data is None else getattr(data, f"{self.references}_dataset", None)
-        if self.references == "none" or dataset is None:
-            return None
-        count = min(len(dataset), 5000)
-        chosen = torch.linspace(0, len(dataset) - 1, count).round().long().unique().tolist()
-        images = self.units.images_to_prior(torch.stack([dataset[i][0] for i in chosen]))
-        flat = images.flatten(1)
-        equal = torch.stack([(flat == t.flatten()).all(1) for t in targets]).any(0)
-        return images[~equal]
-
-    def _attacks(self, images: Tensor | None) -> list[Reconstructor]:
-        if self.methods is not None:
-            return self.methods
-        attacks: list[Reconstructor] = [Identity(), Clamp()]
-        if images is not None:
-            attacks += [PriorMean(), Wiener()]
-        if self._network is not None:
-            from lightning_priv.nn.denoisers import DDIM, MMSE
-
-            attacks += [MMSE(), DDIM()]
-        return attacks
-
     def _notes(self, targets: Tensor) -> list[str]:
-        notes = [
+        own = (
             "The targets are training records: this report shows private data and is for their "
             "owner only; no epsilon covers it."
-        ]
-        if self.prior is not None:
-            file = Path(self.prior) / "training_hashes.json"
-            known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-            notes += filter(None, [overlap_note(targets, known, self.allow_overlap)])
-        return notes
+        )
+        return [own, *filter(None, [self.adversary.overlap(targets, self.allow_overlap)])]
 
     def _facts(self, trainer: Trainer, images: Tensor | None) -> dict[str, str]:
         seen, strategy = self._observations, trainer.strategy
@@ -363,11 +298,13 @@ class ReconstructionAudit(OnceCallback):
             "released": f"sigma {private.noise_multiplier:.4g}, clipping norm "
             f"{private.max_grad_norm:.4g}, denominator {private.denominator:.4g}, "
             f"{trainer.world_size} process(es); history {private.history}",
-            "prior": self.prior or "none",
+            "prior": self.adversary.prior or "none",
             "adversary's images": "none"
             if images is None
-            else f"{len(images)} of the {self.references} samples",
-            "norm of the record": "known to the attacker" if self.known_norm else "estimated",
+            else f"{len(images)} of the {self.adversary.references} samples",
+            "norm of the record": "known to the attacker"
+            if self.adversary.known_norm
+            else "estimated",
         }
         if seen.canary_scores is not None:
             included = trainer.datamodule.included  # type: ignore[attr-defined]

@@ -7,11 +7,12 @@ from lightning_priv.errors import ConfigurationError
 
 from .arrays import Augmentation, Transform
 from .base import ClassificationDataModule, Samples
+from .derived import DerivedDataModule
 
 __all__ = ["Canaries"]
 
 
-class Canaries(ClassificationDataModule):
+class Canaries(DerivedDataModule):
     """A data module with canaries among its training samples, each there by a toss of a coin.
 
     Canary i is black but for one pixel, another one for each, so that no two resemble each other.
@@ -44,28 +45,11 @@ class Canaries(ClassificationDataModule):
     included: Tensor
 
     def __init__(self, data: ClassificationDataModule, count: int = 32, seed: int = 0) -> None:
-        super().__init__(
-            data.batch_size,
-            data.val_size,
-            data.seed,
-            data.split_seed,
-            data.indexed,
-            data.drop_last,
-            data.num_workers,
-            data.pin_memory,
-        )
-        self.num_classes = data.num_classes
-        self.input_shape = data.input_shape
-        self.class_names = data.class_names
+        super().__init__(data)
         pixels = torch.Size(self.input_shape).numel()
         if not 2 <= count <= pixels:
             raise ValueError(f"count={count}: give 2 to {pixels}, one canary for each pixel")
-        self.data = data
         self.count, self.coin_seed = count, seed
-
-    def prepare_data(self) -> None:
-        """Let the data be fetched, if they may be."""
-        self.data.prepare_data()
 
     def load_samples(self) -> tuple[Samples, Samples]:
         """Return the training part with the canaries that are there, and the test part."""
@@ -85,10 +69,10 @@ class Canaries(ClassificationDataModule):
         y = torch.cat([train.y, labels[self.included].to(train.y.dtype)])
         return Samples(x, y), test
 
-    def split_validation(self, targets: Tensor, held_out: int) -> tuple[Tensor, Tensor]:
-        """Hold out by the data module's rule, never a canary."""
+    def split(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Split as without canaries, whatever the coins: the statement is about them alone."""
         own = len(targets) - int(self.included.sum())
-        kept, held = self.data.split_validation(targets[:own], held_out)
+        kept, held = self.data.split(targets[:own])
         return torch.cat([kept, torch.arange(own, len(targets))]), held
 
     def fit_transform(self, x: Tensor) -> Transform | None:

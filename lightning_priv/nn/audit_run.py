@@ -6,13 +6,36 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.audit import Observed, estimate_norm
 from lightning_priv.functional.audit.units import PixelRange
 
 from .denoisers import DDPM, DiffusionAttack
-from .reconstructors import PriorNetwork, Reconstructor
+from .reconstructors import PriorMean, PriorNetwork, Reconstructor
 
-__all__ = ["network_calls", "run_attack", "timesteps_of", "with_estimated_norms"]
+__all__ = [
+    "network_calls",
+    "refuse_equal_names",
+    "run_attack",
+    "timesteps_of",
+    "with_estimated_norms",
+    "with_prior_mean",
+]
+
+
+def refuse_equal_names(attacks: Sequence[Reconstructor]) -> None:
+    """Raise ConfigurationError if two attacks would be written under one name."""
+    names = [attack.name for attack in attacks]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"two attacks have one name: {', '.join(names)}")
+
+
+def with_prior_mean(attacks: Sequence[Reconstructor], images: Tensor | None) -> list[Reconstructor]:
+    """The attacks, and the mean of the adversary's images, without which no error can be judged."""
+    found = list(attacks)
+    if images is not None and not any(isinstance(attack, PriorMean) for attack in found):
+        found.insert(0, PriorMean())
+    return found
 
 
 @torch.no_grad()
@@ -93,20 +116,23 @@ def with_estimated_norms(
         device: where the network runs.
     """
     shape = (-1, *([1] * (level.y.ndim - 1)))
-    direction = units.from_prior(level.y) / record_norms.to(level.y).view(shape)
+    known = record_norms.to(level.y)
+    direction = units.from_prior(level.y) / known.view(shape)
+    noise = level.noise_std / known.to(
+        level.noise_std
+    )  # of a record of norm 1, in the prior's units
     sampler = DDPM(steps, draws)
     sampler.prepare(None, network)
     generator = torch.Generator().manual_seed(seed)
 
     def second_moment(y: Tensor, s: Tensor) -> Tensor:
-        seen, noise = units.to_prior(y, s, generator)
-        found = sampler.draw(seen.to(device), noise.to(device), generator).cpu()
+        found = sampler.draw(units.images_to_prior(y).to(device), s.to(device), generator).cpu()
         flat = torch.stack([units.from_prior(draw).flatten(1) for draw in found])
         return flat.square().sum(2).mean(0)
 
-    norms = estimate_norm(direction, level.noise_multiplier, second_moment, start, iterations)
-    y, s = units.to_prior(norms.view(shape) * direction, level.noise_multiplier * norms, generator)
-    return Observed(level.noise_multiplier, y, s, level.simulated)
+    norms = estimate_norm(direction, noise, second_moment, start, iterations)
+    y = units.images_to_prior(norms.view(shape) * direction)
+    return Observed(level.noise_multiplier, y, noise * norms, level.simulated)
 
 
 def _parts(count: int, size: int) -> Iterator[slice]:

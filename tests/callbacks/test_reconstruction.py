@@ -13,9 +13,10 @@ from private_kit import REPEATABLE, fit, weights
 from torch import nn
 
 from lightning_priv.callbacks import ReconstructionAudit
-from lightning_priv.callbacks._observations import noise_of
+from lightning_priv.callbacks._observations import Observations, noise_of
 from lightning_priv.data import Canaries, Digits, Swapped
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.nn.denoisers import MMSE
 from lightning_priv.nn.diffusion import DiffusionNetwork
 from lightning_priv.nn.leak import LeakLayer
 from lightning_priv.nn.reconstructors import Identity, Wiener
@@ -230,6 +231,51 @@ def test_unknown_norms_need_a_prior(prior: Path) -> None:
     train(audit, 4)
     assert audit.study is not None
     assert "estimated" in audit.study.facts["norm of the record"]
+    assert set(audit.study.estimates) == {"prior mean", "observation"}
+
+
+def test_what_cannot_fit_is_refused_before_the_training(tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    DiffusionNetwork.build((1, 16, 16), (8, 8), 1, [False, False], 4).save_pretrained(large)
+    for options, words in (
+        ({"prior": str(large)}, r"prior is for \(1, 16, 16\)"),
+        ({"methods": [MMSE()]}, "'mmse' needs a diffusion model"),
+        ({"methods": [Wiener()], "references": "none"}, "'wiener' needs references"),
+        ({"methods": [Wiener(), Wiener()]}, "one name"),
+    ):
+        module = Attacked()
+        before = weights(module)
+        with pytest.raises(ConfigurationError, match=words):
+            train(ReconstructionAudit(**options), 2, module)  # type: ignore[arg-type]
+        assert torch.equal(weights(module), before)
+    flat = Attacked()
+    flat.net = LeakLayer(nn.Linear(64, 10), (64,))
+    with pytest.raises(ConfigurationError, match="channels, height, width"):
+        train(ReconstructionAudit(), 2, flat)
+    with pytest.raises(ValueError, match="mean and std of 3"):
+        train(ReconstructionAudit(pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3), 2)
+
+
+def test_the_noise_of_steps_without_records_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DefaultNoise, "add_to", lambda *args: None)
+    audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")
+    with pytest.warns(UserWarning, match="there is no noise"):
+        train(audit, 3, batch_size=1, sample_rate=1e-9, steps_per_epoch=3)
+    assert audit._observations.batches == [0, 0, 0]
+    assert audit.study is None
+
+
+def test_a_level_of_changing_noise_is_that_of_the_most_exposed_target() -> None:
+    audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")
+    seen = Observations(4, noise=[torch.full((32,), 2.0), torch.full((32,), 4.0)], stated=[2, 4])
+    report = seen.noise_report(1, 1e-3, 1.0)
+    assert report is not None
+    assert (report.stated, report.estimate) == (1.0, 1.0)
+    trainer, _ = train(audit, 4)
+    assert audit.study is not None
+    kept = audit._observations
+    kept.noise_multipliers = [0.4, 0.1, *kept.noise_multipliers[2:]]
+    assert audit._study(trainer).levels[0].mu == pytest.approx(10)
 
 
 def with_canaries(steps: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> str:
@@ -263,7 +309,7 @@ def test_canaries_bound_the_epsilon_of_a_run_from_below(monkeypatch: pytest.Monk
 
 
 def test_too_little_noise_is_refuted_by_canaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise of a tenth of what is accounted for."""
+    """Noise of a twentieth of what is accounted for."""
     original = DefaultNoise.add_to
 
     def add_to(self: DefaultNoise, values: torch.Tensor, standard_deviation: float) -> None:

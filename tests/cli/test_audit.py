@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import CONFIGS, CommandLine
+from lightning.pytorch import LightningDataModule, Trainer
 
-from lightning_priv.data import Digits
+from lightning_priv.data import Digits, LFWFaces, Swapped
 from lightning_priv.functional.audit import image_hashes
 from lightning_priv.models import DiffusionPrior
+from lightning_priv.workflows.visual_audit.prior import _key
 
 DIGITS = CONFIGS / "demo/audit_digits.yaml"
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
@@ -58,6 +60,7 @@ def test_audit_in_a_few_steps_keeps_its_prior(command_line: CommandLine) -> None
     weights = Path("runs/audit_digits/prior/unet/diffusion_pytorch_model.safetensors")
     before = weights.stat().st_mtime_ns
     few = ("--methods", ATTACKS)
+    assert "none of the targets among them" in summary["facts"]["prior's training data"]
     command_line.ok("audit", "--config", DIGITS, *FEW, *few)
     assert weights.stat().st_mtime_ns == before
     change = ("--model.init_args.optimizer.lr", 1e-3)
@@ -100,6 +103,9 @@ def test_what_does_not_fit_is_refused_in_one_line(command_line: CommandLine) -> 
     assert refused.code == 1
     assert "4 of 4 targets are among the images that the prior was trained on" in refused.err
     command_line.ok(*words, "--model.init_args.path", given, "--allow_overlap", "true")
+    summary = json.loads(Path("runs/audit_digits/audit/summary.json").read_text())
+    assert summary["facts"]["prior's training data"].endswith("4 of the targets among them")
+    assert summary["notes"] == ["4 targets are among the prior's training images."]
     missing = command_line.run(*words, "--model.init_args.path", "nowhere")
     assert missing.code == 1
     assert "nothing is downloaded" in missing.err
@@ -134,6 +140,19 @@ def test_the_demo_of_faces_in_a_few_steps(command_line: CommandLine) -> None:
     )
     facts = json.loads(Path("runs/audit_faces/audit/summary.json").read_text())
     assert facts["facts"]["targets"].startswith("2 test images of LFWFaces, shape (1, 24, 24)")
+
+
+def test_a_prior_is_kept_for_its_data_and_for_those_that_they_are_made_from(
+    tmp_path: Path,
+) -> None:
+    def key(data: LightningDataModule) -> str:
+        prior = DiffusionPrior(image_shape=[1, 24, 24], block_channels=[8], norm_groups=4)
+        return _key(Trainer(max_steps=3, logger=False, default_root_dir=tmp_path), prior, data)
+
+    faces, all_pictures = (LFWFaces(side=24, faces_only=only) for only in (True, False))
+    assert key(faces) == key(LFWFaces(side=24, faces_only=True))
+    found = [key(d) for d in (faces, all_pictures, Swapped(faces), Swapped(all_pictures))]
+    assert len(set(found)) == 4
 
 
 @pytest.mark.slow

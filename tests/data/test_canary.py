@@ -23,6 +23,25 @@ def test_canaries_are_orthogonal_and_there_by_a_coin() -> None:
     again = Canaries(Digits(), count=40, seed=4)
     again.setup()
     assert not torch.equal(again.included, data.included)
+    # the coins change no other sample's part
+    assert again.val_dataset is not None
+    assert torch.equal(again.val_dataset.inputs(), held.inputs())
+
+
+def test_an_official_split_is_kept() -> None:
+    class Official(Digits):
+        def split(self, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            rows = torch.arange(len(targets))
+            return rows[:-100], rows[-100:]
+
+    plain, data = Official(val_size=0), Canaries(Official(val_size=0), count=30)
+    plain.setup()
+    data.setup()
+    there = int(data.included.sum())
+    assert plain.val_dataset is not None
+    assert data.val_dataset is not None
+    assert torch.equal(data.val_dataset.inputs(), plain.val_dataset.inputs())
+    assert torch.equal(data.train_dataset.inputs()[:-there], plain.train_dataset.inputs())
 
 
 def test_what_would_change_canaries_is_refused() -> None:

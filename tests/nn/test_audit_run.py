@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.audit import (
     GaussianPrior,
     NoiseSchedule,
@@ -12,12 +13,14 @@ from lightning_priv.functional.audit import (
 )
 from lightning_priv.nn.audit_run import (
     network_calls,
+    refuse_equal_names,
     run_attack,
     timesteps_of,
     with_estimated_norms,
+    with_prior_mean,
 )
 from lightning_priv.nn.denoisers import DDIM, DDPM, MMSE
-from lightning_priv.nn.reconstructors import Identity, Wiener
+from lightning_priv.nn.reconstructors import Identity, PriorMean, Wiener
 
 
 class Oracle:
@@ -81,3 +84,39 @@ def test_norms_of_digits_are_found_within_their_spread(digits: torch.Tensor) -> 
         direction = (level.y + 1) / norms.view(-1, 1, 1, 1)
         again = (found.y + 1) / estimated.view(-1, 1, 1, 1)
         torch.testing.assert_close(direction, again, rtol=1e-3, atol=1e-3)
+
+
+def test_unknown_norms_keep_the_noise_of_unequal_channels_and_of_an_unclipped_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    units = PixelRange(mean=(0.4, 0.5, 0.6), std=(0.1, 0.25, 0.2))
+    pixels = torch.rand(4, 3, 40, 40, generator=generator)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (units.mean, units.std))
+    records = (pixels - mean) / std
+    norms = records.flatten(1).norm(dim=1)
+    s = 0.01 * norms  # twice that of sigma, as where the gradient does not reach the clipping norm
+    y, noise = units.to_prior(
+        records + s.view(-1, 1, 1, 1) * torch.randn(records.shape, generator=generator),
+        s,
+        generator,
+    )
+    prior = GaussianPrior.from_images(2 * torch.rand(9, 3, 40, 40, generator=generator) - 1)
+    level = Observed(0.005, y, noise, simulated=False)
+    found = with_estimated_norms(
+        level, norms, units, Oracle(prior), float(norms.mean()), 1, 2, iterations=2
+    )
+    scale = found.noise_std / noise  # by which the norm was taken to be another one
+    truth = units.images_to_prior(scale.view(-1, 1, 1, 1) * records)
+    spread = (found.y - truth).transpose(0, 1).flatten(2).std(2)
+    torch.testing.assert_close(spread, found.noise_std.expand(3, -1), rtol=0.1, atol=0)
+
+
+def test_the_prior_mean_is_added_once_and_names_differ() -> None:
+    images = torch.zeros(2, 1, 8, 8)
+    names = [a.name for a in with_prior_mean([Identity()], images)]
+    assert names == ["prior mean", "observation"]
+    assert with_prior_mean([Identity()], None)[0].name == "observation"
+    own = PriorMean()
+    assert with_prior_mean([Identity(), own], images)[1] is own
+    with pytest.raises(ConfigurationError, match="wiener, wiener"):
+        refuse_equal_names([Wiener(), Wiener()])
+    refuse_equal_names([Wiener(), Wiener(3)])

@@ -100,6 +100,8 @@ def test_aggregates_are_those_of_the_images(study: AuditStudy) -> None:
 
 def test_files_say_what_was_measured(study: AuditStudy, tmp_path: Path) -> None:
     noise = audit_noise(np.random.default_rng(0).normal(0, 2.0, (2, 200)), 1.0, 2)
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit/grid_mu3.png").touch()  # of an earlier audit
     path = write_audit(study, tmp_path / "audit", noise)
     page = path.read_text()
     assert WARNING.split(":")[0] in page
@@ -107,6 +109,8 @@ def test_files_say_what_was_measured(study: AuditStudy, tmp_path: Path) -> None:
     assert "&lt;constant&gt;" in page
     assert "<constant>" not in page
     assert "note bad" in page
+    assert "(mu 8, one step of the run)" in page
+    assert "a whole training makes many" in page
     assert "http" not in page  # it needs nothing else
     facts = json.loads((tmp_path / "audit/summary.json").read_text())
     assert facts["warning"] == WARNING

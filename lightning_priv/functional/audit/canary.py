@@ -171,8 +171,6 @@ def one_run_epsilon(
     low, high = 0.0, 1.0
     while one_run_p_value(guesses, correct, canaries, high, delta) < level:
         low, high = high, 2 * high
-        if high > 1e4:  # all right and delta 0 is refuted nowhere only in the limit
-            break
     for _ in range(60):
         middle = (low + high) / 2
         if one_run_p_value(guesses, correct, canaries, middle, delta) < level:
@@ -196,8 +194,10 @@ def _best(
         raise ValueError(
             f"confidence={confidence}, thresholds={thresholds}; give a probability and at least 1"
         )
-    # thresholds from the pooled scores, whose order does not say who is a member: under a union
-    # bound each of so many fixed ranks may be tried
+    # thresholds at fixed ranks of the pooled scores: going down from the largest, a threshold is
+    # met when both sides together have so many above it, hence the more scores of the one side, the
+    # earlier. A rate above its bound is then the same event as at one fixed threshold, whose
+    # chance Clopper and Pearson limit; the union bound is over the ranks
     pooled = np.sort(np.concatenate([a, b]))
     ranks = np.linspace(0, len(pooled) - 1, thresholds + 2)[1:-1].round().astype(int)
     cuts = np.unique(pooled[ranks])

@@ -175,21 +175,16 @@ def ddim(
         eta: 0 is deterministic, 1 draws from the posterior as DDPM does.
         generator: for the noise with ``eta`` above 0.
     """
-    _check(steps, eta)
-    z = start.z
-    clean = z
-    times = _times(start.timestep, steps)
-    for k in range(steps):
-        clean = predict_clean(schedule, network, z, times[k])
-        if k + 1 < steps:
-            s = start.noise_std if k == 0 else _level(schedule, times[k])
-            after = _level(schedule, times[k + 1])
-            fresh = eta**2 * (1 - (after / s) ** 2).clamp(0, 1)
-            kept = after * (1 - fresh).sqrt() / s
-            z = clean + _column(kept, z) * (z - clean)
-            if eta > 0:
-                z = z + _column(after * fresh.sqrt(), z) * _noise_like(z, generator)
-    return _finished(start, clean)
+
+    def step(z: Tensor, clean: Tensor, s: Tensor, after: Tensor) -> Tensor:
+        fresh = eta**2 * (1 - (after / s) ** 2).clamp(0, 1)
+        kept = after * (1 - fresh).sqrt() / s
+        z = clean + _column(kept, z) * (z - clean)
+        if eta > 0:
+            z = z + _column(after * fresh.sqrt(), z) * _noise_like(z, generator)
+        return z
+
+    return _reversed(schedule, network, start, steps, eta, step)
 
 
 def ddpm(
@@ -229,19 +224,15 @@ def ddrm(
         eta: share of fresh noise.
         generator: for the noise with ``eta`` above 0.
     """
-    _check(steps, eta)
-    y, s = start.z, start.noise_std
-    z = clean = y
-    times = _times(start.timestep, steps)
-    kept = (1 - eta**2) ** 0.5
-    for k in range(steps):
-        clean = predict_clean(schedule, network, z, times[k])
-        if k + 1 < steps:
-            after = _level(schedule, times[k + 1])
-            z = clean + _column(kept * after / s, y) * (y - clean)
-            if eta > 0:
-                z = z + _column(eta * after, z) * _noise_like(z, generator)
-    return _finished(start, clean)
+    y, kept = start.z, (1 - eta**2) ** 0.5
+
+    def step(z: Tensor, clean: Tensor, s: Tensor, after: Tensor) -> Tensor:
+        z = clean + _column(kept * after / start.noise_std, y) * (y - clean)
+        if eta > 0:
+            z = z + _column(eta * after, z) * _noise_like(z, generator)
+        return z
+
+    return _reversed(schedule, network, start, steps, eta, step)
 
 
 def posterior_mean(samples: Tensor) -> Tensor:
@@ -287,11 +278,27 @@ def select_sample(samples: Tensor, y: Tensor, noise_std: Tensor) -> Tensor:
     return samples[best, torch.arange(len(y), device=y.device)]
 
 
-def _check(steps: int, eta: float) -> None:
+def _reversed(
+    schedule: NoiseSchedule,
+    network: Denoiser,
+    start: Start,
+    steps: int,
+    eta: float,
+    step: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> Reconstruction:
+    """Denoise and step down from t* to 0; ``step`` takes z, D, s and s' to the next state."""
     if steps < 1:
         raise ValueError(f"steps={steps}; give at least one network call")
     if not 0 <= eta <= 1:
         raise ValueError(f"eta={eta}; give 0 (deterministic) to 1")
+    z, s = start.z, start.noise_std
+    times = _times(start.timestep, steps)
+    clean = predict_clean(schedule, network, z, times[0])
+    for timestep in times[1:]:
+        after = _level(schedule, timestep)
+        z, s = step(z, clean, s, after), after
+        clean = predict_clean(schedule, network, z, timestep)
+    return _finished(start, clean)
 
 
 def _times(start: Tensor, steps: int) -> Tensor:

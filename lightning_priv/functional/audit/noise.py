@@ -87,10 +87,12 @@ def sigma_interval(residuals: ArrayLike, level: float = 0.95) -> tuple[float, fl
         Estimate, lower and upper end.
 
     Raises:
-        ValueError: if there are no numbers, or some are not finite.
+        ValueError: if there are no numbers, some are not finite, or ``level`` is no probability.
     """
     from scipy.stats import chi2
 
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}; give a probability strictly between 0 and 1")
     r = _numbers(residuals).ravel()
     total = float(np.square(r).sum())
     tails = ((1 - level) / 2, (1 + level) / 2)

@@ -11,7 +11,7 @@ __all__ = ["estimate_norm"]
 
 def estimate_norm(
     direction: Tensor,
-    noise_multiplier: float,
+    noise_multiplier: float | Tensor,
     second_moment: Callable[[Tensor, Tensor], Tensor],
     start: float,
     iterations: int = 5,
@@ -24,7 +24,7 @@ def estimate_norm(
 
     Args:
         direction: d, shape (B, ...), in the units of the network's inputs.
-        noise_multiplier: sigma.
+        noise_multiplier: sigma; or the noise of each direction, shape (B,), where it is more.
         second_moment: E[|x|^2 | y] of observations y with noise s (B,) in these units, shape (B,):
             for example the mean of |x|^2 over posterior draws.
         start: the mean norm of the prior's images.

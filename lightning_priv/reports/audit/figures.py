@@ -56,7 +56,7 @@ def overview_figure(study: AuditStudy, laws: Laws, attack: str, columns: int = 6
     figure, axis, centres = _mosaic(cells, 1.1, 0.7)
     names = ["target"]
     for k, level in enumerate(study.levels):
-        run = "" if level.simulated else "\nthe run"
+        run = "" if level.simulated else "\na step of the run"
         names.append(f"mu {level.mu:.3g}\nepsilon {laws.epsilon[k]:.3g}{run}")
     axis.set_yticks(centres[0], names, fontsize=8)
     axis.set_title(f"reconstruction by {attack}", fontsize=9)

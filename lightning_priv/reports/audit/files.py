@@ -47,6 +47,8 @@ def write_audit(
         The report's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("grid_mu*.png"), *folder.glob("prior_shift.png")):
+        old.unlink()  # of levels that the new audit may not have
     laws = laws_of(study)
     figures: list[tuple[str, str, Any]] = []
     main = _main_attack(study)

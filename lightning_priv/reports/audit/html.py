@@ -85,7 +85,7 @@ def _in_short(study: AuditStudy, laws: Laws, rows: Sequence[AuditRow]) -> str:
             words = "an attacker learns rough features"
         else:
             words = "an attacker learns most of the picture"
-        kind = "" if level.simulated else ", the run itself"
+        kind = "" if level.simulated else ", one step of the run"
         lines.append(
             f"<li><b>epsilon {laws.epsilon[k]:.3g}</b> (mu {level.mu:.3g}{kind}): {words}; best "
             f"here: {plain(best.attack)}, {100 * best.mean:.0f} % of the uncertainty removed "
@@ -93,7 +93,11 @@ def _in_short(study: AuditStudy, laws: Laws, rows: Sequence[AuditRow]) -> str:
             f"right picture among {round(1 / study.kappa)} candidates picks it with a "
             f"probability of at most {laws.identification[k]:.2f}.</li>"
         )
-    return f"<h2>In short</h2><ul>{''.join(lines)}</ul>" if lines else ""
+    scope = (
+        "<p class='soft'>Each epsilon is that of one release in which the picture takes part; a "
+        "whole training makes many, and its epsilon is another.</p>"
+    )
+    return f"<h2>In short</h2>{scope}<ul>{''.join(lines)}</ul>" if lines else ""
 
 
 def _noise(noise: NoiseReport) -> str:

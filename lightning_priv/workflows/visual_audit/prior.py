@@ -56,6 +56,7 @@ def ready_prior(
             "trainer.max_steps, or give the model a path"
         )
     if trainer.is_global_zero:
+        (folder / _KEY).unlink(missing_ok=True)  # half a prior must not pass for the earlier one
         model.save_pretrained(folder)
         content = {"key": key, "model": str(dict(model.hparams))}
         (folder / _KEY).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -71,14 +72,18 @@ def _key(trainer: Trainer, model: DiffusionPrior, datamodule: LightningDataModul
         "limit": getattr(trainer, "limit_train_batches", None),
     }
     ours = {k: v for k, v in model.hparams.items() if not k.startswith("_") and k != "save_dir"}
-    data = {k: v for k, v in datamodule.hparams.items() if not k.startswith("_")}
+    data: list[Any] = []
+    source: Any = datamodule
+    while isinstance(source, LightningDataModule):  # and those that it is made from
+        own = {k: v for k, v in source.hparams.items() if not k.startswith("_")}
+        data += [type(source).__qualname__, sorted(own.items(), key=str)]
+        source = getattr(source, "data", None)
     parts = [
         sorted(limits.items(), key=str),
         sorted(ours.items(), key=str),
-        type(datamodule).__qualname__,
         type(optimizer).__qualname__,
         sorted(optimizer.defaults.items(), key=str),
         os.environ.get("PL_GLOBAL_SEED"),
-        sorted(data.items(), key=str),
+        data,
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

@@ -1,15 +1,15 @@
 """The audit itself: targets, noise levels, attacks, scores, files."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_priv.callbacks.media import log_media
 from lightning_priv.errors import ConfigurationError
@@ -18,8 +18,6 @@ from lightning_priv.functional.audit import (
     GaussianPrior,
     Observed,
     PixelRange,
-    denoising_curve,
-    excess_bits,
     image_hashes,
     observe_simulated,
     overlap_note,
@@ -30,9 +28,11 @@ from lightning_priv.metrics.audit import study_scores
 from lightning_priv.models.diffusion import DiffusionPrior
 from lightning_priv.nn.audit_run import (
     network_calls,
+    refuse_equal_names,
     run_attack,
     timesteps_of,
     with_estimated_norms,
+    with_prior_mean,
 )
 from lightning_priv.nn.denoisers import DDIM, MMSE
 from lightning_priv.nn.reconstructors import (
@@ -45,40 +45,16 @@ from lightning_priv.nn.reconstructors import (
 )
 from lightning_priv.reports.audit import (
     laws_of,
-    shift_figure,
     summary_rows,
     summary_table,
     write_audit,
 )
 
+from .options import Options
 from .prior import ready_prior
+from .shift import check_shape, prior_shift
 
-__all__ = ["AuditResult", "Options", "run"]
-
-_CURVE = torch.logspace(1, -1.5, 24).tolist()  # noise levels of the distance between priors
-
-
-@dataclass(frozen=True)
-class Options:
-    """Arguments of the subcommand ``audit``; see ``PrivacyTrainer.audit``."""
-
-    mu: Sequence[float] = (1, 2, 4, 8, 16, 32)
-    epsilon: Sequence[float] | None = None
-    methods: Sequence[Reconstructor] | None = None
-    targets: int = 16
-    batch_size: int = 512
-    delta: float = 1e-5
-    kappa: float = 0.1
-    known_norm: bool = True
-    references: Literal["train", "samples", "none"] = "train"
-    max_references: int = 5000
-    classifier: nn.Module | None = None
-    perceptual: nn.Module | None = None
-    other_priors: Mapping[str, str] | None = None
-    prior_cache: str | None = None
-    allow_overlap: bool = False
-    seed: int = 0
-    dirpath: str | None = None
+__all__ = ["AuditResult", "run"]
 
 
 @dataclass(frozen=True)
@@ -128,12 +104,12 @@ def run(
     prior = prior.to(device).eval()
     network = prior.average
     records, names = _take(datamodule.test_dataset, options.targets)  # type: ignore[attr-defined]
-    _check_shape(records, network.image_shape)
+    check_shape(records, network.image_shape)
     targets = model.units.images_to_prior(records)
     notes = [overlap_note(targets, prior.hashes, options.allow_overlap)]
     images, labels = _references(datamodule, prior, model.units, options)
     if images is not None:
-        _refuse_targets_among(images, targets, options.allow_overlap)
+        notes.append(_shared_note(images, targets, options.allow_overlap))
     attacks = _attacks(options, images)
     for attack in attacks:
         attack.prepare(None if images is None else images.to(device), network)
@@ -158,14 +134,7 @@ def run(
         None if images is None else GaussianPrior.from_images(images / 2).eigenvalues,
         options.delta,
         options.kappa,
-        _facts(
-            prior,
-            datamodule,
-            options,
-            records,
-            names,
-            images,
-        ),
+        _facts(prior, datamodule, options, records, targets, names, images),
         [note for note in notes if note],
     )
     return _write(trainer, study, prior, options, device)
@@ -179,7 +148,7 @@ def _noise_multipliers(options: Options) -> list[float]:
         raise ConfigurationError(f"noise levels mu={mu}; give positive numbers")
     if options.targets < 1 or options.batch_size < 1:
         raise ConfigurationError("targets and batch_size must be at least 1")
-    return [1 / m for m in sorted(mu)]
+    return [1 / m for m in sorted(set(mu))]
 
 
 def _take(dataset: Any, count: int) -> tuple[Tensor, Tensor]:
@@ -191,21 +160,15 @@ def _take(dataset: Any, count: int) -> tuple[Tensor, Tensor]:
     return x, torch.tensor([int(sample[1]) for sample in samples])
 
 
-def _check_shape(records: Tensor, wanted: tuple[int, int, int]) -> None:
-    if tuple(records.shape[1:]) != wanted:
-        raise ConfigurationError(
-            f"the targets have shape {tuple(records.shape[1:])}, the prior is for {wanted}; take a "
-            "prior for images of this size, or resize the data"
-        )
-
-
-def _refuse_targets_among(images: Tensor, targets: Tensor, allowed: bool) -> None:
+def _shared_note(images: Tensor, targets: Tensor, allowed: bool) -> str:
+    """What a reader has to know about targets among the adversary's images."""
     shared = int(shared_images(targets, image_hashes(images)).sum())
     if shared and not allowed:
         raise ConfigurationError(
             f"{shared} of {len(targets)} targets are among the adversary's images; take other "
             "targets, or allow_overlap: true"
         )
+    return f"{shared} targets are among the adversary's images." if shared else ""
 
 
 def _references(
@@ -224,16 +187,12 @@ def _references(
 
 def _attacks(options: Options, images: Tensor | None) -> list[Reconstructor]:
     if options.methods is not None:
-        attacks = list(options.methods)
-        if not any(isinstance(a, PriorMean) for a in attacks) and images is not None:
-            attacks.insert(0, PriorMean())  # without it no error can be judged
+        attacks = with_prior_mean(options.methods, images)
     else:
         attacks = [Identity(), Clamp(), PriorMean(), Wiener(), EmpiricalBayes(), MMSE(), DDIM()]
         if images is None:
             attacks = [attack for attack in attacks if not attack.uses_images]
-    names = [attack.name for attack in attacks]
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"two attacks have one name: {', '.join(names)}")
+    refuse_equal_names(attacks)
     return attacks
 
 
@@ -286,11 +245,15 @@ def _facts(
     datamodule: LightningDataModule,
     options: Options,
     records: Tensor,
+    targets: Tensor,
     labels: Tensor,
     images: Tensor | None,
 ) -> dict[str, str]:
     references = 0 if images is None else len(images)
-    known = "unknown" if prior.hashes is None else f"{len(prior.hashes)} images, none a target"
+    known = "unknown"
+    if prior.hashes is not None:
+        shared = int(shared_images(targets, prior.hashes).sum())
+        known = f"{len(prior.hashes)} images, {shared or 'none'} of the targets among them"
     return {
         "targets": f"{len(records)} test images of {type(datamodule).__name__}, shape "
         f"{tuple(records.shape[1:])}, {len(labels.unique())} classes",
@@ -323,7 +286,9 @@ def _write(
     folder = Path(options.dirpath or Path(trainer.default_root_dir) / "audit")
     more = []
     if options.other_priors:
-        shift = _shift(study, prior, options, device)
+        shift = prior_shift(
+            study, prior, options.other_priors, options.batch_size, options.seed, device
+        )
         caption = (
             "The same observations, reconstructed by adversaries with different ideas of pictures, "
             "against how badly each idea describes the targets."
@@ -354,29 +319,3 @@ def _array(picture: Any) -> Any:
     import numpy as np
 
     return np.ascontiguousarray(np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0))
-
-
-def _shift(study: AuditStudy, prior: DiffusionPrior, options: Options, device: torch.device) -> Any:
-    """The map of prior shift: gain of each prior over its distance from the best."""
-    priors: dict[str, DiffusionPrior] = {"this prior": prior}
-    for name, path in cast(Mapping[str, str], options.other_priors).items():
-        other = DiffusionPrior.from_pretrained(path).to(device).eval()
-        _check_shape(study.targets, other.average.image_shape)
-        priors[name] = other
-    guess = ((study.targets - study.targets.mean(0)) / 2).double().square().mean()
-    mean = study.estimates.get("prior mean")
-    if mean is not None:
-        guess = ((study.targets - mean[0]) / 2).double().square().mean()
-    gains, curves = {}, {}
-    for name, one in priors.items():
-        attack = MMSE()
-        attack.prepare(None, one.average)
-        found = run_attack(attack, study.levels, options.batch_size, options.seed, device)
-        errors = ((found - study.targets) / 2).double().square().flatten(1).mean(1)
-        gains[name] = (1 - errors / guess).tolist()
-        curves[name] = denoising_curve(
-            one.average.schedule, one.average, study.targets.to(device), _CURVE, options.seed
-        )
-    best = torch.stack(list(curves.values())).min(0).values
-    distances = {name: excess_bits(_CURVE, curve, best) for name, curve in curves.items()}
-    return shift_figure([level.mu for level in study.levels], gains, distances)

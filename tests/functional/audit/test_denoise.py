@@ -249,6 +249,32 @@ def test_ddrm_with_full_noise_ignores_the_observation_and_with_none_keeps_it() -
         assert 0.95 * law < error < 2.2 * law
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddrm_is_its_update_written_down_for_x_t(eta: float) -> None:
+    """x_t' / sqrt(a') = D + s' (sqrt(1 - eta^2) (y - D) / s + eta n), with other formulas for D."""
+    schedule, prior, steps = NoiseSchedule.linear(clip=None), gaussian(), 6
+    first = [150, 400, 700]
+    s = schedule.noise_std[torch.tensor(first)].view(-1, 1, 1, 1)
+    y = noised(images(prior, 3), s.flatten())
+    start = start_at(schedule, y, s.flatten())
+    assert start.timestep.tolist() == first
+    ours, theirs = (torch.Generator().manual_seed(4) for _ in range(2))
+    found = ddrm(schedule, partial(prior.network, schedule), start, steps, eta, ours).x
+    t = torch.tensor(first)
+    x_t = schedule.alphas_cumprod[t].sqrt().view(-1, 1, 1, 1) * y
+    for k in range(steps):
+        a = schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
+        clean = (x_t - (1 - a).sqrt() * prior.network(schedule, x_t, t)) / a.sqrt()
+        t = torch.tensor([round(n * (1 - (k + 1) / (steps - 1))) for n in first]).clamp(min=0)
+        after = schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
+        noise = torch.zeros_like(y)
+        if eta > 0 and k + 1 < steps:
+            noise = torch.randn(y.shape, generator=theirs, dtype=y.dtype)
+        pull = (1 - eta**2) ** 0.5 * (y - clean) / s + eta * noise
+        x_t = after.sqrt() * clean + (1 - after).sqrt() * pull
+    torch.testing.assert_close(found, clean, rtol=0, atol=1e-10)
+
+
 def test_clamping_learned_variance_and_thresholding() -> None:
     z = torch.tensor([[[[3.0, -0.5], [0.2, -4.0]]]])
     t = torch.tensor([100])

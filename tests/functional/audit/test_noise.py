@@ -120,6 +120,8 @@ def test_wrong_arguments(arguments: dict[str, float]) -> None:
     for bad in ([], [np.nan]):
         with pytest.raises(ValueError, match="finite"):
             sigma_interval(bad)
+    with pytest.raises(ValueError, match="level=95"):
+        sigma_interval(np.ones(20), 95)
 
 
 # ---------------------------------------------------------------------------------- lower bounds

@@ -1,0 +1,34 @@
+"""What an audit is asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from lightning_priv.nn.reconstructors import Reconstructor
+
+__all__ = ["Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of the subcommand ``audit``; see ``PrivacyTrainer.audit``."""
+
+    mu: Sequence[float] = (1, 2, 4, 8, 16, 32)
+    epsilon: Sequence[float] | None = None
+    methods: Sequence[Reconstructor] | None = None
+    targets: int = 16
+    batch_size: int = 512
+    delta: float = 1e-5
+    kappa: float = 0.1
+    known_norm: bool = True
+    references: Literal["train", "samples", "none"] = "train"
+    max_references: int = 5000
+    classifier: nn.Module | None = None
+    perceptual: nn.Module | None = None
+    other_priors: Mapping[str, str] | None = None
+    prior_cache: str | None = None
+    allow_overlap: bool = False
+    seed: int = 0
+    dirpath: str | None = None
