@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lightning_priv import __version__
 from lightning_priv.errors import ConfigurationError, PrivacyError
+from lightning_priv.files import FULL, FULL_REMEDY
 
 __all__ = ["CALCULATORS", "HELP", "help_page", "main"]
 
@@ -129,6 +130,10 @@ def _run(words: list[str], from_argv: bool) -> None:
             _train(None if from_argv else words)
     except KeyboardInterrupt:
         _stop("interrupted", 130)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _stop(f"{error}: {FULL_REMEDY}", 1)
     except (PrivacyError, TypeError, ValueError) as error:
         text = _explanation(error)
         if text is None or os.environ.get("LIGHTNING_PRIV_TRACEBACK") == "1":

@@ -5,6 +5,7 @@ __all__ = [
     "ConfigurationError",
     "ConvergenceError",
     "DatasetUnavailableError",
+    "DiskFullError",
     "DivergenceError",
     "InterruptedRunError",
     "LabelsPendingError",
@@ -36,6 +37,10 @@ class ConvergenceError(PrivacyError):
 
 class DatasetUnavailableError(PrivacyError):
     """A data set is not on this machine and may not be downloaded."""
+
+
+class DiskFullError(PrivacyError):
+    """There is no room for a file that has to be written."""
 
 
 class DivergenceError(PrivacyError):

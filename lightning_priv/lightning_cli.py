@@ -1,20 +1,25 @@
 """LightningCLI as the training subcommands use it."""
 
 import json
+import os
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_priv.strategies  # registers their short names
 from lightning_priv import __version__
 from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import InterruptedRunError, PrivacyError
+from lightning_priv.files import newest, read_checkpoint
+from lightning_priv.locks import RunLock
+from lightning_priv.strategies.checkpoint_files import CheckpointFiles
 from lightning_priv.suggestions import SuggestingMixin
 from lightning_priv.trainer import PrivacyTrainer
 from lightning_priv.workflows.multiplicity import Built, Recipe
@@ -23,6 +28,11 @@ __all__ = ["OWN_SUBCOMMANDS", "PrivacyCLI", "build", "last_checkpoint", "strateg
 
 #: Methods of PrivacyTrainer that are subcommands, beside those of Lightning's Trainer.
 OWN_SUBCOMMANDS = ("active_learn", "lsi", "multiplicity", "audit")
+
+#: Subcommands that keep books of their own in ``trainer.default_root_dir``.
+_ALONE = ("active_learn", "multiplicity", "audit")
+
+_TAKES_OURS = (SingleDeviceStrategy, DDPStrategy)  # the others write checkpoints in their own way
 
 _CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
@@ -67,6 +77,14 @@ class PrivacyCLI(LightningCLI):
         except SIGTERMException as error:  # a SystemExit with code 0, as if all had been done
             raise InterruptedRunError(_how_to_go_on(self.trainer)) from error
 
+    def _parse_ckpt_path(self) -> None:
+        """As Lightning does, but say of a file that it cannot take what is wrong with it."""
+        try:
+            super()._parse_ckpt_path()
+        except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError, AttributeError):
+            read_checkpoint(str(self._settings(self.config)["ckpt_path"]))
+            raise
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Training subcommands, each with the arguments that the command line supplies itself."""
@@ -89,6 +107,12 @@ class PrivacyCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Find the checkpoint that ``--ckpt_path last`` means; let workflows build more models."""
         settings = self._settings(self.config_init)
+        strategy = self.trainer.strategy
+        if strategy._checkpoint_io is None and isinstance(strategy, _TAKES_OURS):
+            strategy.checkpoint_io = CheckpointFiles()
+        if self.subcommand in _ALONE and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            self._lock = RunLock(Path(self.trainer.default_root_dir) / ".run.lock")
+            self._lock.acquire()  # before other processes of this run are started
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(last_checkpoint(self.trainer))
         if self.subcommand in ("active_learn", "multiplicity"):
@@ -142,7 +166,7 @@ def last_checkpoint(trainer: Trainer) -> Path:
             f"--ckpt_path last: no checkpoint below {', '.join(sorted(map(str, folders)))}; "
             "train with fit first, name a file, or leave the option out"
         )
-    return max(found, key=lambda path: path.stat().st_mtime_ns)
+    return newest(found)
 
 
 def _how_to_go_on(trainer: Trainer) -> str:

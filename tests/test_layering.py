@@ -15,7 +15,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lightning_priv"
 
 LAYERS = [
-    {"errors", "protocols"},  # for all
+    {"errors"},
+    {"protocols", "files"},
+    {"locks"},  # for all
     {"functional", "accountants"},
     {"nn", "optim", "metrics", "acquisition", "reports"},
     {"data", "models", "callbacks", "strategies"},
@@ -36,11 +38,13 @@ PLUGINS = BLOCKS | {"lightning", "sklearn", "torchvision", "matplotlib", "PIL", 
 ALLOWED = {  # room -> packages, in addition to the standard library and SPECIAL
     "errors": set(),
     "protocols": {"torch"},
-    **dict.fromkeys(LAYERS[1], GROUND),
-    **dict.fromkeys(LAYERS[2], BLOCKS),
+    "files": {"torch"},
+    "locks": set(),
+    **dict.fromkeys(LAYERS[3], GROUND),
+    **dict.fromkeys(LAYERS[4], BLOCKS),
     "reports": BLOCKS | {"matplotlib", "rich"},
-    **dict.fromkeys(LAYERS[3] | LAYERS[4], PLUGINS),
-    **dict.fromkeys(LAYERS[5], PLUGINS | {"jsonargparse"}),
+    **dict.fromkeys(LAYERS[5] | LAYERS[6], PLUGINS),
+    **dict.fromkeys(LAYERS[7], PLUGINS | {"jsonargparse"}),
 }
 HEAVY = {  # package -> where it may be imported
     "diffusers": ("nn/diffusion.py",),

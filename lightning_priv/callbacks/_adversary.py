@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_json
 from lightning_priv.functional.audit import PixelRange, overlap_note
 from lightning_priv.nn.audit_run import refuse_equal_names, with_prior_mean
 from lightning_priv.nn.reconstructors import Clamp, Identity, PriorMean, Reconstructor, Wiener
@@ -116,5 +116,5 @@ class Adversary:
         if self.prior is None:
             return ""
         file = Path(self.prior) / "training_hashes.json"
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        known = read_json(file, "or train the prior again") if file.is_file() else None
         return overlap_note(targets, known, allowed)

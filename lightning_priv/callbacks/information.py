@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_priv.errors import PrivacyError
+from lightning_priv.files import write_atomically
 from lightning_priv.functional import Shards
 from lightning_priv.protocols import PrivateStrategy
 from lightning_priv.reports.information import Corruption, SampleScores, Scoring, write_scores
@@ -370,11 +371,12 @@ class LSIProbe(OnceCallback):
             key = f"{self._prefix(trainer)}/{name}"
             figures[name] = (log_media(trainer, key, figure) if shares else None) or figure
         summary = write_scores(scores, folder, names, note if private else None, figures)
-        (folder / "ranking.csv").write_text(shown.table().render("csv") + "\n", encoding="utf-8")
+        write_atomically(folder / "ranking.csv", shown.table().render("csv") + "\n")
         if private:
-            (folder / "NOT_PRIVATE.txt").write_text(
+            write_atomically(
+                folder / "NOT_PRIVATE.txt",
                 "These files were computed from training samples without noise. No epsilon covers "
-                "them: keep them like the training data.\n"
+                "them: keep them like the training data.\n",
             )
         rank_zero_info(f"lsi: {len(scores)} samples, files in {folder}")
         if self._may_log(trainer):

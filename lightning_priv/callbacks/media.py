@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_priv.files import save_figure, write_atomically, written_whole
 from lightning_priv.reports.tables import Table
 
 __all__ = ["log_media", "run_directory"]
@@ -77,9 +78,9 @@ def run_directory(trainer: Trainer) -> Path:
 
 def _write(media: Figure | Table | Tensor, path: Path) -> None:
     if isinstance(media, Table):
-        path.write_text(media.render("csv") + "\n", encoding="utf-8")
+        write_atomically(path, media.render("csv") + "\n")
     elif isinstance(media, Figure):
-        media.savefig(path, dpi=_DPI, bbox_inches="tight")
+        save_figure(media, path, dpi=_DPI, bbox_inches="tight")
     elif isinstance(media, Tensor):
         _write_image(media, path)
     else:
@@ -106,4 +107,6 @@ def _write_image(image: Tensor, path: Path) -> None:
             )
         x = (x.float() * 255).round().to(torch.uint8)
     pixels = np.moveaxis(x.numpy(), 0, -1)
-    Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels).save(path)
+    picture = Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels)
+    with written_whole(path) as beside:
+        picture.save(beside, format="png")

@@ -1,6 +1,5 @@
 """Learning curve, queries and queried pictures of a pool: files, loggers, W&B."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_priv.files import write_atomically
 from lightning_priv.reports.information.grids import as_picture
 from lightning_priv.reports.labelling import (
     Curves,
@@ -78,7 +78,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "curve.csv", folder / "queries.csv"]
     for path, table in zip(files, (curve_table(rows), queries_table(queries)), strict=True):
-        path.write_text(table.render("csv") + "\n", encoding="utf-8")
+        write_atomically(path, table.render("csv") + "\n")
     log_media(trainer, "active/curve_table", curve_table(rows))
     shown = metric or metric_of(rows)
     points = [(row["labelled"], row[shown]) for row in rows if shown and row.get(shown) is not None]
@@ -125,5 +125,5 @@ def keep_media(trainer: Trainer, key: str, media: Figure | Tensor, path: Path) -
     """Write a picture once, among the media of the run, and put a copy at ``path``."""
     written = log_media(trainer, key, media)
     if written is not None:
-        shutil.copyfile(written, path)
+        write_atomically(path, written.read_bytes())
     return path

@@ -1,17 +1,16 @@
 """Weights of an earlier (public) training as the start of this one."""
 
-import pickle
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_tensors
 from lightning_priv.nn.lora import LoRAConv2d, LoRALinear
 
 __all__ = ["PretrainedWeights"]
@@ -94,13 +93,9 @@ class PretrainedWeights(Callback):
         rank_zero_info(f"PretrainedWeights: {len(chosen)} tensors from {self.path}")
 
     def _read(self) -> dict[str, Tensor]:
-        try:
-            content: Any = torch.load(Path(self.path), map_location="cpu", weights_only=True)
-        except (OSError, pickle.UnpicklingError, RuntimeError) as error:
-            raise ConfigurationError(
-                f"PretrainedWeights cannot read {self.path!r} ({type(error).__name__}): give a "
-                "file written by torch.save that holds tensors only"
-            ) from error
+        content: Any = read_tensors(
+            self.path, "give PretrainedWeights a file written by torch.save that holds tensors only"
+        )
         content = content.get("state_dict", content) if isinstance(content, Mapping) else {}
         found = {
             name.removeprefix(self.prefix): value

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_priv.accountants import AmplificationPlan
 from lightning_priv.acquisition import Acquisition
+from lightning_priv.files import save_figure, write_atomically
 from lightning_priv.reports.figures import learning_curves
 from lightning_priv.reports.plan import cohort_table, phase_table, remarks, selection_table
 from lightning_priv.reports.private_active import (
@@ -67,8 +68,8 @@ class RunFiles:
         """``plan.json`` and ``plan.md``, before anything is spent."""
         plan = self.plan
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "plan.json").write_text(plan.to_json() + "\n")
-        (self.folder / "plan.md").write_text(plan_text(plan, pool, self.kind, "markdown"))
+        write_atomically(self.folder / "plan.json", plan.to_json() + "\n")
+        write_atomically(self.folder / "plan.md", plan_text(plan, pool, self.kind, "markdown"))
 
     def write(
         self,
@@ -90,13 +91,13 @@ class RunFiles:
         table = spending_table(cohorts, self.plan.epsilon_round, self.plan.delta)
         log_media(trainer, "active/cohorts", table)
         report = self._report(trainer.strategy, table, curve)
-        (self.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        (self.folder / "report.md").write_text(_markdown(report, table, self.plan))
-        (self.folder / "cohorts.csv").write_text(table.render("csv") + "\n")
+        write_atomically(self.folder / "report.json", json.dumps(report, indent=2) + "\n")
+        write_atomically(self.folder / "report.md", _markdown(report, table, self.plan))
+        write_atomically(self.folder / "cohorts.csv", table.render("csv") + "\n")
         columns = list(dict.fromkeys(key for point in curve for key in point))
         if curve:
             rows = [[point.get(key) for key in columns] for point in curve]
-            (self.folder / "curve.csv").write_text(Table(columns, rows).render("csv") + "\n")
+            write_atomically(self.folder / "curve.csv", Table(columns, rows).render("csv") + "\n")
         if self.figures:
             self._figures(trainer, cohorts, curve)
 
@@ -159,7 +160,7 @@ class RunFiles:
         if lines:
             figures["curve"] = learning_curves(lines, xlabel="labels")
         for name, figure in figures.items():
-            figure.savefig(self.folder / f"{name}.png", dpi=120)
+            save_figure(figure, self.folder / f"{name}.png", dpi=120)
             log_media(trainer, f"active/{name}", figure)
 
 

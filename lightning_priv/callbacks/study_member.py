@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor
 
 from lightning_priv.errors import UnsupportedModuleError
+from lightning_priv.files import write_atomically
 from lightning_priv.nn.member_files import MEMBER_FILE
 from lightning_priv.protocols import PrivateStrategy
 
@@ -124,6 +125,4 @@ def numbers(metrics: dict[str, Tensor]) -> dict[str, float]:
 
 def write_record(folder: Path, facts: dict[str, Any]) -> None:
     """Write ``member.json`` whole or not at all."""
-    part = folder / "member.json.part"
-    part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    part.replace(folder / "member.json")
+    write_atomically(folder / "member.json", json.dumps(facts, indent=2) + "\n")

@@ -53,7 +53,7 @@ class LFWFaces(ClassificationDataModule):
     def load_samples(self) -> tuple[Samples, Samples]:
         """Return 160 training and 40 test samples, stratified."""
         path = package_file("skimage", "data/lfw_subset.npy", "LFWFaces", extra="data")
-        x = torch.from_numpy(np.load(path)).float().unsqueeze(1)
+        x = torch.from_numpy(np.load(path, allow_pickle=False)).float().unsqueeze(1)
         y = (torch.arange(len(x)) < 100).long()  # the file holds 100 faces, then 100 other pictures
         first = (25 - self.side) // 2
         x = x[:, :, first : first + self.side, first : first + self.side].contiguous()

@@ -136,7 +136,7 @@ class MappedImages(LazyInputs):
 
     def _pixels(self) -> NDArray[np.uint8]:
         if self._array is None:
-            self._array = np.load(self.path, mmap_mode="r")
+            self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return self._array
 
     def __getstate__(self) -> dict[str, Any]:

@@ -216,7 +216,10 @@ class MedMNIST(DownloadableDataModule):
                 parts = [
                     channels_first(_join(archive, names)) for names in (("train", "val"), ("test",))
                 ]
-        with self.reading(ValueError, KeyError, OSError), np.load(self.archive) as stored:
+        with (
+            self.reading(ValueError, KeyError, OSError),
+            np.load(self.archive, allow_pickle=False) as stored,
+        ):
             y = {part: self._labels(stored[f"{part}_labels"]) for part in ("train", "val", "test")}
             counts = {part: len(labels) for part, labels in y.items()}
             if counts != self.facts()["n_samples"] or len(parts[0]) != len(y["train"]) + len(

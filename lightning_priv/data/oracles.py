@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_priv.errors import LabelsPendingError, OracleError
-
-from .pool_file import write_atomically
+from lightning_priv.files import write_atomically
 
 __all__ = ["LabelFolder", "Oracle"]
 

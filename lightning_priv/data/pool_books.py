@@ -9,10 +9,10 @@ from torch import Tensor
 
 from lightning_priv.acquisition.query import Query
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import write_atomically
 
 from .oracles import Oracle
 from .pool_answers import ask_oracle
-from .pool_file import write_atomically
 from .pool_journal import PoolJournal
 from .pool_state import PoolState
 from .pool_views import Label

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from lightning_priv.acquisition.query import Query
+from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_json, write_atomically
 
-from .pool_file import read_json, write_atomically
 from .pool_state import PoolState
 from .pool_views import Label
 
@@ -45,9 +46,15 @@ class PoolJournal:
         if path.is_file():
             content = read_json(path)
             found = PoolState(like.size, like.fingerprint, like.seed)
-            found.load(content["state"], str(path))
-            self.queries = {q["round"]: Query.from_dict(q) for q in content["queries"]}
-            self.answers = {int(i): label for i, label in content["answers"].items()}
+            try:
+                found.load(content["state"], str(path))
+                self.queries = {q["round"]: Query.from_dict(q) for q in content["queries"]}
+                self.answers = {int(i): label for i, label in content["answers"].items()}
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+                raise ConfigurationError(
+                    f"{path} is no file of a pool ({error!r}); put a copy of the right one in its "
+                    "place, or remove it to begin anew"
+                ) from error
         self.path = path
         return found
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_priv.errors import DatasetUnavailableError
+from lightning_priv.errors import ConfigurationError, DatasetUnavailableError
+from lightning_priv.files import read_tensors, save_tensors
 
 from .arrays import Transform
 from .base import ClassificationDataModule, Samples
@@ -67,11 +68,14 @@ class FrozenTextEncoder(TextEncoder):
         """One vector for each text, shape (N, dim), float32."""
         kept = self._kept(texts)
         if kept is not None and kept.is_file():
-            return torch.load(kept, weights_only=True)
+            remedy = "remove it, and the vectors are made anew"
+            found = read_tensors(kept, remedy)
+            if not isinstance(found, Tensor) or found.shape != (len(texts), self.dim):
+                raise ConfigurationError(f"{kept} holds no vectors of these texts; {remedy}")
+            return found
         vectors = self._run(list(texts))
         if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(vectors, kept)
+            save_tensors(vectors, kept)
         return vectors
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_priv.errors import ConfigurationError, DivergenceError
+from lightning_priv.files import read_json, write_atomically
 from lightning_priv.functional.audit import PixelRange, ddim, image_hashes, start_at
 from lightning_priv.nn.diffusion import DiffusionNetwork
 
@@ -213,7 +214,7 @@ class DiffusionPrior(LightningModule):
         self.average.save_pretrained(path)
         if self._hashes is not None:
             text = json.dumps(sorted(self._hashes))
-            (Path(path) / _HASHES).write_text(text, encoding="utf-8")
+            write_atomically(Path(path) / _HASHES, text)
 
     @torch.no_grad()
     def sample(
@@ -272,4 +273,4 @@ def _floats(module: nn.Module) -> list[Tensor]:
 
 def _read_hashes(path: Path) -> set[str] | None:
     file = path / _HASHES
-    return set(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    return set(read_json(file, "or train the prior again")) if file.is_file() else None

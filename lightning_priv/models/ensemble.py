@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_tensors, save_tensors
 from lightning_priv.functional.multiplicity import (
     Calibration,
     Rule,
@@ -229,8 +230,7 @@ class EnsembleModule(LightningModule):
         """Write one checkpoint of all members, the rule and the names of the classes."""
         states = [self.ensemble.member(i).state_dict() for i in range(len(self.ensemble))]
         rules = [self.rule] if isinstance(self.rule, Rule) else self.rule
-        part = Path(path).with_name(f"{Path(path).name}.part")
-        torch.save(
+        save_tensors(
             {
                 "ensemble": states,
                 "rule": [asdict(rule) for rule in rules],
@@ -240,9 +240,8 @@ class EnsembleModule(LightningModule):
                 "multilabel": self.ensemble.multilabel,
                 "defer": self.defer,
             },
-            part,
+            Path(path),
         )
-        part.replace(path)
 
     @classmethod
     def load(cls, path: str | Path, template: nn.Module | Sequence[nn.Module]) -> "EnsembleModule":
@@ -255,7 +254,7 @@ class EnsembleModule(LightningModule):
         Raises:
             ConfigurationError: if the file is none of these, or of other networks.
         """
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)
         if not isinstance(content, dict) or "ensemble" not in content:
             raise ConfigurationError(
                 f"{path} was not written by EnsembleModule.save; for checkpoints of single members "

@@ -1,15 +1,12 @@
 """The Inception-v3 features of the Fréchet Inception distance, weights from a file of the user."""
 
-import pickle
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.models import inception as tv
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_tensors
 
 __all__ = ["InceptionFeatures"]
 
@@ -95,15 +92,11 @@ class InceptionFeatures(nn.Module):
         return out
 
     def _read(self) -> nn.Module:
-        path = Path(self.weights)
-        try:
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, EOFError, pickle.UnpicklingError, RuntimeError) as error:
-            raise ConfigurationError(
-                f"InceptionFeatures cannot read {self.weights!r} ({type(error).__name__}); put "
-                "pytorch-fid's pt_inception-2015-12-05-6726825d.pth there, or leave the extractor "
-                "out for an offline FID"
-            ) from error
+        remedy = (
+            "put pytorch-fid's pt_inception-2015-12-05-6726825d.pth there, or leave the extractor "
+            "out for an offline FID"
+        )
+        state = read_tensors(self.weights, remedy)
         net = _network()
         kept = {name: value for name, value in state.items() if not name.startswith(_UNUSED)}
         own = net.state_dict()

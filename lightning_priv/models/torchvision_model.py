@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lightning_priv.errors import ConfigurationError, DatasetUnavailableError
+from lightning_priv.files import read_tensors
 
 __all__ = ["TorchvisionModel"]
 
@@ -63,7 +64,7 @@ class TorchvisionModel(LightningModule):
         """Read the weights; later calls do nothing."""
         if self._loaded or self.weights is None:
             return
-        state = torch.load(self._file(), map_location="cpu", weights_only=True)
+        state = read_tensors(self._file(), "give a file with the state dict, or fetch it again")
         try:
             self.net.load_state_dict(state)
         except RuntimeError as error:

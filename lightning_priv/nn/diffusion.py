@@ -1,6 +1,5 @@
 """A diffusers UNet with its noise schedule, as the adversary's image prior."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_json
 from lightning_priv.functional.audit import NoiseSchedule
 
 __all__ = ["DiffusionNetwork", "schedule_of"]
@@ -179,10 +179,16 @@ class DiffusionNetwork(nn.Module):
             )
         name = _class_name(steps / "scheduler_config.json")
         _refuse(name)
-        unet = diffusers.UNet2DModel.from_pretrained(
-            network, local_files_only=True, low_cpu_mem_usage=False
-        )
-        scheduler = getattr(diffusers, name).from_pretrained(steps, local_files_only=True)
+        try:
+            unet = diffusers.UNet2DModel.from_pretrained(
+                network, local_files_only=True, low_cpu_mem_usage=False
+            )
+            scheduler = getattr(diffusers, name).from_pretrained(steps, local_files_only=True)
+        except Exception as error:
+            raise ConfigurationError(
+                f"the prior in {root} cannot be read ({' '.join(str(error).split())[:200]}); put a "
+                "copy in its place, or train it again"
+            ) from error
         return cls(unet, scheduler, null_label)
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -248,7 +254,8 @@ def _class_name(path: Path) -> str:
             f"there is no {path}; a prior is a directory written by a diffusers pipeline's "
             "save_pretrained"
         )
-    name = json.loads(path.read_text(encoding="utf-8")).get("_class_name")
+    content = read_json(path, "or train the prior again")
+    name = content.get("_class_name") if isinstance(content, dict) else None
     if not name:
         raise ConfigurationError(f"{path} does not say its _class_name")
     return str(name)

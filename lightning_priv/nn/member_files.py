@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_checkpoint
 
 __all__ = [
     "MemberState",
@@ -115,30 +115,8 @@ def _members_of(name: str, path: Path, weights_only: bool) -> Iterator[MemberSta
 
 
 def _load(path: Path, weights_only: bool) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=weights_only)
-    except pickle.UnpicklingError as error:
-        if weights_only and "weights_only" in str(error):
-            raise ConfigurationError(
-                f"{path} holds objects beside the weights, and reading them would execute code; if "
-                "you trust the file, set weights_only: false"
-            ) from error
-        raise ConfigurationError(f"{path} is damaged or no checkpoint: {error}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(
-            f"{path} is damaged or no checkpoint ({_first_sentence(error)}); remove it, or train "
-            "this member again"
-        ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise ConfigurationError(
-            f"{path} is no Lightning checkpoint: it has no state_dict; members are files that "
-            "trainer.save_checkpoint or ModelCheckpoint wrote"
-        )
-    return content
-
-
-def _first_sentence(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+    remedy = "remove it, or train this member again"
+    return dict(read_checkpoint(path, remedy=remedy, weights_only=weights_only))
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_priv.errors import PrivacyError
+from lightning_priv.files import newest, save_figure, write_atomically
 from lightning_priv.functional.reconstruction import (
     RunRisk,
     noise_for_mse,
@@ -176,8 +177,8 @@ def _read_run(path: Path) -> tuple[tuple[Phase, ...], float | None]:
     """Phases and delta of a run's report; of several cohorts the one that is most at risk."""
     file = path / "dp_report.json" if path.is_dir() else path
     if path.is_dir() and not file.exists():
-        found = sorted(path.rglob("dp_report.json"), key=lambda p: p.stat().st_mtime)
-        file = found[-1] if found else file
+        found = list(path.rglob("dp_report.json"))
+        file = newest(found) if found else file
     if not file.exists():
         raise PrivacyError(
             f"{file} does not exist; give the folder of a run with DPSGDStrategy, which writes its "
@@ -385,8 +386,8 @@ def _write(out: Path, table: Table, setting: _Setting, sweep: Sweep | None) -> N
     out.mkdir(parents=True, exist_ok=True)
     for kind in ("csv", "json"):
         text = table.render(kind)
-        (out / f"bounds.{kind}").write_text(text + "\n", encoding="utf-8")
-    _figure(setting).savefig(out / "corridor.png", dpi=110)
+        write_atomically(out / f"bounds.{kind}", text + "\n")
+    save_figure(_figure(setting), out / "corridor.png", dpi=110)
 
 
 def _figure(setting: _Setting) -> "Figure":

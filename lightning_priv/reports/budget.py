@@ -9,6 +9,7 @@ import numpy as np
 from lightning_priv.accountants.accountant import epsilon as epsilon_of
 from lightning_priv.accountants.calculator import BudgetAnswer, solve_budget
 from lightning_priv.accountants.history import AccountantName, Neighbouring
+from lightning_priv.files import save_figure
 from lightning_priv.reports.tables import Cell, Table, rounded_up
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def budget(
     )
     if plot is not None:
         plot.parent.mkdir(parents=True, exist_ok=True)
-        budget_curves(answer, history).savefig(plot, dpi=150)
+        save_figure(budget_curves(answer, history), plot, dpi=150)
     if format == "table":
         return _sheet(answer).render("table")
     names = [field.name for field in fields(answer)]

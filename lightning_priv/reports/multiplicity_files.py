@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_priv.files import written_whole
+
 from .multiplicity_curves import (
     capacity_figure,
     conflict_figure,
@@ -138,6 +140,5 @@ def _figure_writer(figure: "Figure") -> Callable[[Path], object]:
 
 
 def _atomic(path: Path, write: Callable[[Path], object]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    write(part)
-    part.replace(path)
+    with written_whole(path) as beside:
+        write(beside)

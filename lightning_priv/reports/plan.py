@@ -6,6 +6,7 @@ from typing import Literal
 from lightning_priv.accountants.amplification import plan_step_amplification
 from lightning_priv.accountants.history import AccountantName
 from lightning_priv.accountants.plan import AmplificationPlan, Composition, PlanMode
+from lightning_priv.files import write_atomically
 from lightning_priv.functional.acquisition.overlap import selection_quality
 from lightning_priv.reports.tables import Cell, Table
 
@@ -69,7 +70,7 @@ def plan(
     )
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(found.to_json() + "\n")
+        write_atomically(out, found.to_json() + "\n")
     if format == "json":
         return found.to_json()
     if format == "csv":

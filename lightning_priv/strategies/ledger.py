@@ -16,6 +16,7 @@ are taken, and scores are not released a second time.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_priv.errors import PrivacyError
+from lightning_priv.errors import DiskFullError, PrivacyError
 from lightning_priv.strategies.packing import pack, unpack
 
 __all__ = ["Ledger", "Lineage", "read_lineage"]
@@ -78,7 +79,6 @@ class Ledger:
         """Write the run's first line; facts are public numbers and names."""
         if self._opened:
             return
-        self._opened = True
         self._append(
             {
                 "event": "open",
@@ -89,6 +89,7 @@ class Ledger:
                 **facts,
             }
         )
+        self._opened = True
 
     def phase(
         self,
@@ -165,12 +166,17 @@ class Ledger:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             _end_torn_line(self.path, self._file)
         data = (json.dumps(line) + "\n").encode()
-        if os.write(self._file, data) != len(data):
-            raise PrivacyError(
-                f"could not write to the ledger {self.path} (disk full?); training stops, for a "
-                "step that is not written down must not be made"
-            )
-        os.fsync(self._file)
+        try:
+            if os.write(self._file, data) != len(data):
+                raise OSError(errno.ENOSPC, "only a part of the line was written")
+            os.fsync(self._file)
+        except OSError as error:
+            self.close()  # whoever writes next marks the part of a line, if there is one
+            raise DiskFullError(
+                f"could not write to the ledger {self.path} ({error.strerror or error}; disk "
+                "full?); training stops, for a step that is not written down must not be made. "
+                "Make room, and resume from the last checkpoint"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}

@@ -380,6 +380,7 @@ class PrivateTraining(SelectingAccount):
         self._batch = None
         if self.account.ledger is not None:
             self.account.ledger.close()
+        self.release_lock()
         super().teardown()
 
     # ---------------------------------------------------------------- small helpers

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from lightning_priv.files import write_atomically
 from lightning_priv.strategies.account import Account
-from lightning_priv.strategies.ledger import read_lineage
+from lightning_priv.strategies.ledger import Lineage, read_lineage
 from lightning_priv.strategies.phases import merged
 from lightning_priv.strategies.settings import PrivacySettings
 
@@ -52,6 +53,8 @@ def build_report(
         for c in spending.cohorts()[:64]
     ]
     poisson = settings.sampling == "poisson"
+    ledger = account.ledger
+    lineage = None if ledger is None else read_lineage(ledger.path, ledger.root)
     return {
         "unit": "one record of the training set (one item of the data set)",
         "relation": settings.neighbouring,
@@ -97,7 +100,8 @@ def build_report(
             }
             for s in spending.selections
         ],
-        "not_covered": _not_covered(settings, account),
+        "not_covered": _not_covered(settings, account, lineage),
+        "ledger": _charged(account, lineage),
         "packages": package_versions(),
         **facts,
     }
@@ -111,7 +115,7 @@ def package_versions() -> dict[str, str]:
 def write_report(report: Mapping[str, Any], path: Path) -> None:
     """Write it as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    write_atomically(path, json.dumps(report, indent=2) + "\n")
 
 
 def send_to_wandb(loggers: Sequence[Logger], report: Mapping[str, Any]) -> None:
@@ -125,12 +129,21 @@ def send_to_wandb(loggers: Sequence[Logger], report: Mapping[str, Any]) -> None:
                 summary[f"privacy/report/{key}"] = report[key]
 
 
+def _charged(account: Account, lineage: Lineage | None) -> dict[str, Any] | None:
+    """How far the ledger was: more lines of this root say that this report is out of date."""
+    if account.ledger is None or lineage is None:
+        return None
+    draws = sum(map(len, lineage.draws.values()))
+    charges = lineage.steps.total() + draws
+    return {"root": account.ledger.root, "run": account.ledger.run, "charges": charges}
+
+
 def _number(value: float) -> float | str:
     """JSON has no infinity."""
     return value if math.isfinite(value) else str(value)
 
 
-def _not_covered(settings: PrivacySettings, account: Account) -> list[str]:
+def _not_covered(settings: PrivacySettings, account: Account, lineage: Lineage | None) -> list[str]:
     """Sentences on what epsilon does not say."""
     said = [
         "validation and test data, and the choice of a checkpoint by them, unless they are public",
@@ -157,10 +170,9 @@ def _not_covered(settings: PrivacySettings, account: Account) -> list[str]:
         said.append("steps after the resumed checkpoint by runs that were lost")
     if account.ledger is None:
         said.append("steps lost in a crash: no ledger was kept")
-    else:
-        strangers = read_lineage(account.ledger.path, account.ledger.root).strangers
-        if strangers:
-            said.append(
-                f"{len(strangers)} other runs in the same ledger: {', '.join(strangers[:20])}"
-            )
+    elif lineage is not None and lineage.strangers:
+        said.append(
+            f"{len(lineage.strangers)} other runs in the same ledger: "
+            f"{', '.join(lineage.strangers[:20])}"
+        )
     return said

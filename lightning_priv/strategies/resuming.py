@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import Strategy
@@ -14,8 +15,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_priv.errors import PrivacyError
+from lightning_priv.locks import RunLock
 from lightning_priv.strategies import checkpoint as ckpt
 from lightning_priv.strategies.account_view import AccountView
+from lightning_priv.strategies.checkpoint_files import CheckpointFiles
 from lightning_priv.strategies.noise import NoiseSource
 from lightning_priv.strategies.phases import Cost
 from lightning_priv.strategies.scheduled_account import ScheduledAccount
@@ -44,6 +47,18 @@ class ResumableAccount(AccountView, Strategy):
         self._clip_norm = settings.max_grad_norm
         self._fingerprint = ""
         self._block: dict[str, Any] | None = None
+        self._held: RunLock | None = None
+
+    @property
+    def checkpoint_io(self) -> CheckpointIO:
+        """How checkpoints are written and read, unless a plugin says otherwise."""
+        if self._checkpoint_io is None:
+            self._checkpoint_io = CheckpointFiles()
+        return super().checkpoint_io
+
+    @checkpoint_io.setter
+    def checkpoint_io(self, io: CheckpointIO) -> None:
+        self._checkpoint_io = io
 
     def load_checkpoint(
         self, checkpoint_path: _PATH, weights_only: bool | None = None
@@ -87,10 +102,30 @@ class ResumableAccount(AccountView, Strategy):
         self.account.charge_abandoned(costs)
 
     def open_ledger(self) -> None:
-        """Begin to write the ledger, if it is not begun; rank zero alone does."""
-        if self.is_global_zero:
+        """Begin to write the ledger, if it is not begun; rank zero does, all have to ask."""
+
+        def begin() -> None:
+            if self._lock is not None:
+                self._lock.acquire()
             records = self.account.known.num_records
             self.account.open_ledger(self._ledger_path, self._block, records=records)
+
+        self._on_rank_zero(begin)
+
+    @property
+    def _lock(self) -> RunLock | None:
+        """A ledger in the run's own folder has one writer; one that is named may have several."""
+        path = self._ledger_path
+        if path is None or self.settings.ledger != "auto":
+            return None
+        if self._held is None or self._held.file.parent != path.parent:
+            self._held = RunLock(path.with_name(".privacy_ledger.lock"))
+        return self._held
+
+    def release_lock(self) -> None:
+        """Let another process write the ledger."""
+        if self._held is not None:
+            self._held.release()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None

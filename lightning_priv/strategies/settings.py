@@ -1,6 +1,5 @@
 """The arguments of private training, checked once."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_json
 from lightning_priv.strategies.noise_schedule import NoiseSchedule
 
 __all__ = ["PrivacySettings"]
@@ -120,10 +121,16 @@ class PrivacySettings:
         if not isinstance(self.rates, str):
             return np.asarray(self.rates, dtype=np.float64)
         path = Path(self.rates)
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False).astype(np.float64)
-        if path.suffix == ".json":
-            return np.asarray(json.loads(path.read_text()), dtype=np.float64)
+        try:
+            if path.suffix == ".npy":
+                return np.load(path, allow_pickle=False).astype(np.float64)
+            if path.suffix == ".json":
+                return np.asarray(read_json(path, "or make it again"), dtype=np.float64)
+        except (OSError, EOFError, TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"rates={self.rates!r} cannot be read ({error}); give a file with one number for "
+                "each record, by numpy.save or as a JSON list"
+            ) from error
         raise ValueError(
             f"rates={self.rates!r}: a file must be .npy (numpy.save) or .json (a list), with one "
             "rate for each record in the order of the data set"

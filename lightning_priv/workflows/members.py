@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_checkpoint
 from lightning_priv.models import Classifier, MemberEarlyStopping, StackedMembers
 from lightning_priv.models.stacked import cannot_stack
 
@@ -225,7 +226,7 @@ def _newest(folder: Path, stack: StackedMembers) -> str | None:
     path = folder / "last.ckpt"
     if not path.is_file():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True).get("members", {})
+    state = read_checkpoint(path, remedy="remove it to train anew").get("members", {})
     same = all(
         state.get(name) == getattr(stack, name)
         for name in ("seeds", "order_seeds", "bootstrap_seeds", "learning_rates", "weight_decays")

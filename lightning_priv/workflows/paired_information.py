@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from lightning_priv.data.feature_files import FeatureTable
+from lightning_priv.files import save_figure, write_atomically
 from lightning_priv.functional import contrastive_lsi
 from lightning_priv.reports.tables import Cell, Table
 
@@ -106,9 +107,9 @@ def score_pairs(
         "max": float(values.max()),
     }
     out.mkdir(parents=True, exist_ok=True)
-    (out / "scores.csv").write_text(table.render("csv") + "\n", encoding="utf-8")
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    _figure(table).savefig(out / "views.png", dpi=120)
+    write_atomically(out / "scores.csv", table.render("csv") + "\n")
+    write_atomically(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    save_figure(_figure(table), out / "views.png", dpi=120)
     if format == "csv":
         return table.render("csv")
     if format == "json":

@@ -40,8 +40,8 @@ from lightning_priv.accountants import AmplificationPlan
 from lightning_priv.callbacks import PrivateActiveLearning
 from lightning_priv.callbacks.private_active_checks import check_pool
 from lightning_priv.callbacks.private_active_files import plan_text
-from lightning_priv.data.pool_file import write_atomically
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import newest, write_atomically
 from lightning_priv.reports.tables import Cell, Table
 
 __all__ = ["PrivateLearning", "announce", "newest_checkpoint", "run", "show"]
@@ -150,5 +150,5 @@ def _serve_all(datamodule: LightningDataModule) -> None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint below a folder that is whole; one torn by a crash is passed over."""
-    paths = sorted(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    return next((path for path in paths if zipfile.is_zipfile(path)), None)
+    whole = [path for path in folder.rglob("*.ckpt") if zipfile.is_zipfile(path)]
+    return newest(whole) if whole else None

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_priv.callbacks import LSIProbe
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_checkpoint
 from lightning_priv.reports.information import (
     SampleScores,
     class_table,
@@ -116,7 +117,7 @@ class _Host(LightningModule):
 def _load(model: LightningModule, path: Path) -> None:
     if not path.is_file():
         raise ConfigurationError(f"--ckpt_path {path}: there is no such file; give one, or last")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = dict(read_checkpoint(path, remedy="name another checkpoint"))
     model.on_load_checkpoint(checkpoint)
     try:
         model.load_state_dict(checkpoint["state_dict"])

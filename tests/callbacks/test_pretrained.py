@@ -78,7 +78,7 @@ def test_mistakes(saved):
 
     with pytest.raises(ConfigurationError, match=r"head.bias has shape \(7,\), not \(3,\)"):
         attempt()
-    with pytest.raises(ConfigurationError, match=r"cannot read 'nowhere.pt'"):
+    with pytest.raises(ConfigurationError, match=r"nowhere.pt: there is no such file"):
         attempt(path="nowhere.pt")
     with pytest.raises(ConfigurationError, match="has no part 'body'"):
         attempt(module="body")

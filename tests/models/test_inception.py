@@ -45,10 +45,11 @@ def test_features_are_torchvisions_with_the_pools_of_the_fid(tmp_path, monkeypat
 
 
 def test_wrong_files_are_refused():
-    with pytest.raises(ConfigurationError, match=r"cannot read 'none.pth'.*pt_inception.*offline"):
+    text = r"none.pth: there is no such file.*pt_inception.*offline"
+    with pytest.raises(ConfigurationError, match=text):
         InceptionFeatures("none.pth")(torch.rand(1, 3, 8, 8))
     Path("empty.pth").touch()
-    with pytest.raises(ConfigurationError, match=r"cannot read 'empty.pth' \(EOFError\)"):
+    with pytest.raises(ConfigurationError, match=r"empty.pth is damaged .*EOFError"):
         InceptionFeatures("empty.pth")(torch.rand(1, 3, 8, 8))
     torch.save({"a": torch.zeros(1)}, "other.pth")
     with pytest.raises(ConfigurationError, match=r"no Inception-v3 .*is missing"):

@@ -6,10 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_checkpoint, save_tensors
 from lightning_priv.models.classifier import Classifier
 from lightning_priv.nn.stacked import unstack_state
 
@@ -57,9 +57,7 @@ def export_members(
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         state = module.member(index).state_dict()
-        part = path.with_name(f"{path.name}.part")
-        torch.save(_checkpoint(state, _stored(module), index), part)
-        part.replace(path)  # a file that is there is whole
+        save_tensors(_checkpoint(state, _stored(module), index), path)
         written.append(path)
     return written
 
@@ -76,7 +74,7 @@ def load_members(path: Path | str) -> list[dict[str, Any]]:
     Raises:
         ValueError: if the file is another kind of checkpoint.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(path)
     if "members" not in checkpoint:
         raise ValueError(f"{path} is not a checkpoint of StackedMembers; it has no 'members'")
     stored = {**checkpoint["members"], **{k: checkpoint[k] for k in ("epoch", "global_step")}}

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lightning_priv.files import save_figure, write_atomically
 from lightning_priv.functional.audit import AuditStudy, NoiseReport
 from lightning_priv.reports.tables import Cell, Table
 
@@ -80,8 +81,8 @@ def write_audit(
         name = f"grid_mu{level.mu:.3g}{'' if level.simulated else '_run'}"
         figures.append((name, caption, grid_figure(study, laws, k, rows)))
     for name, _, figure in figures:
-        figure.savefig(folder / f"{name}.png", dpi=_DPI)
-    (folder / "metrics.csv").write_text(_images(study).render("csv") + "\n", encoding="utf-8")
+        save_figure(figure, folder / f"{name}.png", dpi=_DPI)
+    write_atomically(folder / "metrics.csv", _images(study).render("csv") + "\n")
     rows_found = summary_rows(study, laws)
     content = {
         "warning": WARNING,
@@ -96,10 +97,10 @@ def write_audit(
         "noise": None if noise is None else {**asdict(noise), "flags": list(noise.flags)},
     }
     text = json.dumps(content, indent=1, allow_nan=False)
-    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_atomically(folder / "summary.json", text + "\n")
     page = report_html(study, laws, rows_found, [(n, c) for n, c, _ in figures], folder, noise)
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_atomically(path, page)
     return path
 
 

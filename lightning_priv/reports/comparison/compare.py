@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import write_atomically
 from lightning_priv.reports.comparison.evidence import Run
 from lightning_priv.reports.comparison.read import find_runs
 from lightning_priv.reports.tables import Cell, Table, rounded_up
@@ -65,7 +66,7 @@ def report(
         from lightning_priv.reports.comparison.page import runs_html
 
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(runs_html(found, table), encoding="utf-8")
+        write_atomically(out, runs_html(found, table))
     text = (_readable(table) if format in ("table", "markdown") else table).render(format)
     if format == "table":
         notes = [f"{run.name}: {note}" for run in found for note in run.notes]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.reports.comparison.charges import newest_report, went_on
 from lightning_priv.reports.comparison.evidence import Evidence, Run
 from lightning_priv.reports.comparison.parts import read_audit, read_curve, read_test
 
@@ -173,8 +174,9 @@ def _read_account(run: Run) -> None:
     version = run.folder.resolve().name.startswith("version_")
     places = [run.folder, *([run.folder.resolve().parent] if version else [])]
     ledger = next((p / _LEDGER for p in places if (p / _LEDGER).is_file()), None)
-    if reports:
-        _read(reports[-1], _read_report, run)
+    newest = newest_report(reports, ledger) if reports else None
+    if newest is not None:
+        _read(newest, _read_report, run)
     elif ledger is not None and ledger.parent == run.folder:
         run.numbers["privacy/epsilon"] = Evidence("unknown", ledger)
         run.notes.append(
@@ -186,13 +188,16 @@ def _read_account(run: Run) -> None:
             f"{len(reports)} private trainings lie here; epsilon is that of the newest. On the "
             "same records they add up."
         )
-    if reports and ledger is not None:
-        newest = reports[-1]
-        if _time(ledger) > _time(newest) + 1 and "privacy/epsilon" in run.numbers:
+    if newest is not None and ledger is not None:
+        ordered = [*(r for r in reports if r != newest), newest]
+        if (
+            went_on(ledger, ordered, ledger.parent == run.folder)
+            and "privacy/epsilon" in run.numbers
+        ):
             counted = float(str(run.numbers["privacy/epsilon"].value))
             run.numbers["privacy/epsilon"] = Evidence(f"more than {counted:.4g}", newest)
             run.notes.append(
-                f"{_LEDGER} is newer than {newest.name}: more steps were made than it counts; "
+                f"{_LEDGER} went on after {newest.name}: more steps were made than it counts; "
                 "resume the run to learn what it has spent"
             )
 

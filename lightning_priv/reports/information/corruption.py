@@ -153,7 +153,12 @@ def numbers_by_id(path: Path, ids: Tensor, argument: str) -> Tensor:
     """
     if not path.is_file():
         raise ValueError(f"{argument}={path}: there is no such file; give a .npy or .npz file")
-    loaded = np.load(path, allow_pickle=False)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{argument}={path} cannot be read ({error}); write plain numbers with numpy.save"
+        ) from error
     if not isinstance(loaded, np.ndarray):
         if len(loaded.files) != 1:
             raise ValueError(f"{path} holds {loaded.files}; give a file with one array")

@@ -1,13 +1,11 @@
 """The files of a scoring: table, summary, probe, figures."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from lightning_priv.files import save_figure, save_tensors, write_atomically, written_whole
 from lightning_priv.reports.tables import Table
 
 from .summary import detection_table, sets_table, summarise
@@ -49,22 +47,22 @@ def write_scores(
         The summary.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scores.csv").write_text(as_table(scores).render("csv") + "\n", encoding="utf-8")
+    write_atomically(folder / "scores.csv", as_table(scores).render("csv") + "\n")
     _write_parquet(scores, folder / "scores.parquet")
     if "corrupted" in scores.columns:
-        (folder / "detection.csv").write_text(detection_table(scores).render("csv") + "\n")
+        write_atomically(folder / "detection.csv", detection_table(scores).render("csv") + "\n")
     if scores.sets is not None:
         table = sets_table(scores, class_names)
-        (folder / "sets.csv").write_text(table.render("csv") + "\n", encoding="utf-8")
+        write_atomically(folder / "sets.csv", table.render("csv") + "\n")
     summary = {**summarise(scores, class_names), **(extra or {})}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2, default=str) + "\n")
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=2, default=str) + "\n")
     probe = {"weight": scores.weight, "mean": scores.mean, "scale": scores.scale}
-    torch.save(probe, folder / "probe.pt")
+    save_tensors(probe, folder / "probe.pt")
     for name, figure in (figures or {}).items():
         if isinstance(figure, Path):
-            shutil.copyfile(figure, folder / f"{name}.png")
+            write_atomically(folder / f"{name}.png", figure.read_bytes())
         else:
-            figure.savefig(folder / f"{name}.png", dpi=_DPI, bbox_inches="tight")
+            save_figure(figure, folder / f"{name}.png", dpi=_DPI, bbox_inches="tight")
     return summary
 
 
@@ -75,4 +73,5 @@ def _write_parquet(scores: SampleScores, path: Path) -> None:
     except ModuleNotFoundError:  # an optional second form of scores.csv
         return
     table = pyarrow.table({name: list(v.tolist()) for name, v in scores.columns.items()})
-    pyarrow.parquet.write_table(table, path)
+    with written_whole(path) as beside:
+        pyarrow.parquet.write_table(table, beside)

@@ -4,7 +4,9 @@ A part is a raw file of numbers beside ids, labels and a description, which is w
 it the part does not count. Reading maps the file and loads what is touched.
 """
 
+import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import explain_full_disk, read_json, write_atomically
 
 __all__ = ["FeaturePart", "find_parts", "share_parts", "write_part"]
 
@@ -43,19 +48,23 @@ def write_part(
     (folder / f"{name}.json").unlink(missing_ok=True)
     ids, labels = [], []
     dims, kind = 0, "float32"
-    with (folder / f"{name}.bin").open("wb") as file:
+    checksum = 0
+    with explain_full_disk(folder / f"{name}.bin"), (folder / f"{name}.bin").open("wb") as file:
         for batch_ids, features, batch_labels in batches:
             array = np.ascontiguousarray(features.numpy())
             dims, kind = array.shape[1], str(array.dtype)
-            file.write(array.tobytes())
+            raw = array.tobytes()
+            checksum = zlib.crc32(raw, checksum)
+            file.write(raw)
             ids.append(batch_ids)
             labels.append(batch_labels)
-    np.save(folder / f"{name}.ids.npy", torch.cat(ids).numpy())
-    np.save(folder / f"{name}.labels.npy", torch.cat(labels).numpy())
-    facts = {"rows": sum(map(len, ids)), "dims": dims, "dtype": kind}
-    partial = folder / f"{name}.partial"
-    partial.write_text(json.dumps(facts))
-    partial.replace(folder / f"{name}.json")
+    for column, values in (("ids", torch.cat(ids)), ("labels", torch.cat(labels))):
+        buffer = io.BytesIO()
+        np.save(buffer, values.numpy(), allow_pickle=False)
+        checksum = zlib.crc32(buffer.getvalue(), checksum)
+        write_atomically(folder / f"{name}.{column}.npy", buffer.getvalue())
+    facts = {"rows": sum(map(len, ids)), "dims": dims, "dtype": kind, "crc32": checksum}
+    write_atomically(folder / f"{name}.json", json.dumps(facts))
     return _read(folder, name)
 
 
@@ -101,16 +110,33 @@ def _name(rank: int, world_size: int) -> str:
 
 
 def _read(folder: Path, name: str) -> FeaturePart:
-    facts = json.loads((folder / f"{name}.json").read_text())
-    shape = (facts["rows"], facts["dims"])
     path = folder / f"{name}.bin"
+    columns = [folder / f"{name}.{column}.npy" for column in ("ids", "labels")]
+    facts = read_json(folder / f"{name}.json", f"or remove the folder {folder} to extract anew")
+    try:
+        checksum = 0
+        for file in (path, *columns):
+            checksum = _checksum(file, checksum)
+        if checksum != facts["crc32"]:
+            raise ValueError("the sum of its bytes is another one")
+        shape = (int(facts["rows"]), int(facts["dims"]))
+        return _map(path, columns, shape, facts["dtype"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"the features kept in {path} and the files beside it are damaged ({error}); remove "
+            f"the folder {folder}, and they are extracted anew"
+        ) from error
+
+
+def _checksum(file: Path, start: int) -> int:
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            start = zlib.crc32(block, start)
+    return start
+
+
+def _map(path: Path, columns: list[Path], shape: tuple[int, int], dtype: str) -> FeaturePart:
     # an empty file cannot be mapped
-    features = (
-        np.memmap(path, facts["dtype"], mode="r", shape=shape)
-        if facts["rows"]
-        else np.zeros(shape, facts["dtype"])
-    )
-    ids, labels = (
-        torch.from_numpy(np.load(folder / f"{name}.{column}.npy")) for column in ("ids", "labels")
-    )
+    features = np.memmap(path, dtype, mode="r", shape=shape) if shape[0] else np.zeros(shape, dtype)
+    ids, labels = (torch.from_numpy(np.load(file, allow_pickle=False)) for file in columns)
     return FeaturePart(ids, features, labels)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule
 
-from lightning_priv.data.pool_file import write_atomically
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import write_atomically
 from lightning_priv.workflows.multiplicity.quiet import quiet
 from lightning_priv.workflows.multiplicity.recipe import Built, Recipe
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_priv.callbacks import RandomState
-from lightning_priv.data.pool_file import read_json, write_atomically
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_checkpoint, read_json, write_atomically
 
 __all__ = ["Record", "Start"]
 
@@ -59,6 +58,11 @@ class Record:
         if not record.file.is_file():
             return record
         found = read_json(record.file)
+        if not isinstance(found, dict) or not {"settings", "rows", "predictions"} <= found.keys():
+            raise ConfigurationError(
+                f"{record.file} is no record of rounds; put a copy of the right file in its place, "
+                f"or remove {folder} to begin anew"
+            )
         wrong = [k for k, v in settings.items() if found["settings"].get(k) != v]
         if wrong:
             k = wrong[0]
@@ -96,15 +100,19 @@ class Record:
         trainer.save_checkpoint(beside, weights_only=False)
         if trainer.is_global_zero:
             beside.replace(self.checkpoint)
+            if before is None:  # said now, and not when the run has to go on after a crash
+                self._read("leave those callbacks or hyper-parameters out")
             self.write()
             if before is not None:
                 before.unlink(missing_ok=True)
         trainer.strategy.barrier("the round is written")
 
+    def _read(self, remedy: str) -> dict[str, Any]:
+        return dict(read_checkpoint(self.checkpoint, remedy=remedy))
+
     def restore(self, trainer: Trainer, model: LightningModule) -> None:
         """Put model, counters and callbacks where they were after the last trained round."""
-        # written by this package in this folder; callbacks may hold any object
-        checkpoint = torch.load(self.checkpoint, map_location="cpu", weights_only=False)
+        checkpoint = self._read(f"remove {self.folder} to begin anew")
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
         trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])

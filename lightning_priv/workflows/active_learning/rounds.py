@@ -15,6 +15,7 @@ from lightning_priv.callbacks.pool_pass import pool_view
 from lightning_priv.data import ActivePool
 from lightning_priv.data.sampling import mix
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_checkpoint
 
 from .options import Options
 from .record import Start
@@ -104,8 +105,7 @@ def _take_best(trainer: Trainer, model: LightningModule) -> None:
             "reset: checkpoint goes on from the best checkpoint of a round, and none was written; "
             "add a ModelCheckpoint with a monitor, or set reset to weights or none"
         )
-    # written by this run just now
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["state_dict"])
+    model.load_state_dict(read_checkpoint(path)["state_dict"])
 
 
 def _numbers(trainer: Trainer) -> dict[str, float]:

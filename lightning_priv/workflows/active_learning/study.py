@@ -15,6 +15,7 @@ from lightning_priv.callbacks.pool_query import choose
 from lightning_priv.callbacks.pool_report import keep_media, metric_of
 from lightning_priv.data import ActivePool
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import write_atomically
 from lightning_priv.models import Classifier
 from lightning_priv.reports.labelling import LEVELS, Curves, curves_figure, saving_table
 from lightning_priv.reports.tables import Cell, Table
@@ -276,13 +277,13 @@ def _write(trainer: Trainer, result: StudyResult) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     columns = ["acquisition", "seed", "round", "labels", result.metric]
     curves = Table(columns, result.rows)
-    (folder / "curves.csv").write_text(curves.render("csv") + "\n", encoding="utf-8")
-    (folder / "compare.csv").write_text(result.table.render("csv") + "\n", encoding="utf-8")
+    write_atomically(folder / "curves.csv", curves.render("csv") + "\n")
+    write_atomically(folder / "compare.csv", result.table.render("csv") + "\n")
     queries = [
         {"acquisition": name, "seed": seed, "queries": ids}
         for (name, seed), ids in result.queries.items()
     ]
-    (folder / "queries.json").write_text(json.dumps(queries) + "\n", encoding="utf-8")
+    write_atomically(folder / "queries.json", json.dumps(queries) + "\n")
     figure = curves_figure(result.curves, result.metric, result.full)
     keep_media(trainer, "active/compare", figure, folder / "compare.png")
     log_media(trainer, "active/saving", result.table)

@@ -1,17 +1,16 @@
 """Training members that differ in seeds alone as one stack."""
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from lightning_priv.callbacks.study_member import write_record
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_checkpoint, read_json, save_tensors, write_atomically
 from lightning_priv.nn.member_files import MEMBER_FILE
 from lightning_priv.workflows.members import choose_mode, train_stacked
 
@@ -113,7 +112,7 @@ def _stack(
             record = {"digest": digest, "epochs": outcome.epochs, "metrics": scores}
             _name_classes(path, built.datamodule)
             finished[by_seed[seed].name] = {"file": path.name, "record": record}
-        _write_json(home / _FINISHED, finished)
+        write_atomically(home / _FINISHED, json.dumps(finished))
         adopt_finished(folder)
     built.trainer.strategy.barrier("members of a stack")
     for name in (by_seed[seed].name for seed in outcome.paths):
@@ -136,7 +135,7 @@ def adopt_finished(folder: Path) -> None:
         folder: the members' folders, and that of the stacks, are in it.
     """
     for listed in sorted(folder.glob(f"stacks/*/{_FINISHED}")):
-        for name, facts in json.loads(listed.read_text(encoding="utf-8")).items():
+        for name, facts in read_json(listed).items():
             path, home = listed.parent / facts["file"], folder / name
             if path.is_file():
                 home.mkdir(parents=True, exist_ok=True)
@@ -145,18 +144,12 @@ def adopt_finished(folder: Path) -> None:
         listed.unlink()
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    part.replace(path)
-
-
 def _name_classes(path: Path, datamodule: LightningDataModule) -> None:
     """Keep the order of the classes in a checkpoint, as ``StudyMember`` does."""
     classes = getattr(datamodule, "class_names", None)
     if classes is not None:
-        content = torch.load(path, map_location="cpu", weights_only=False)  # written just now
-        torch.save(content | {"class_names": list(map(str, classes))}, path)
+        content = dict(read_checkpoint(path))
+        save_tensors(content | {"class_names": list(map(str, classes))}, path)
 
 
 def _keeps_the_best(config: dict[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_priv.errors import ConfigurationError, PrivacyError
+from lightning_priv.files import write_atomically
 from lightning_priv.nn.member_files import MEMBER_FILE
 
 from .plan import MemberPlan, MemberSet
@@ -104,7 +105,7 @@ def _loop(
                 built = recipe.build(home / CONFIG_FILE)
                 built.trainer.fit(built.model, datamodule=built.datamodule)
         except _FAILURES as error:
-            (home / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            write_atomically(home / "error.txt", traceback.format_exc())
             trained.fail(plan, error, say)
             continue
         if built.trainer.interrupted:

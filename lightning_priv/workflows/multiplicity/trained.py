@@ -1,12 +1,12 @@
 """Members that were trained, and the files of each."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from lightning_priv.files import read_json, write_atomically
 from lightning_priv.nn.member_files import MEMBER_FILE
 
 from .plan import MemberPlan
@@ -47,15 +47,12 @@ def member_record(path: Path) -> dict[str, Any]:
     file = path.parent / "member.json"
     if path.name != MEMBER_FILE or not file.is_file():
         return {}
-    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    facts: dict[str, Any] = read_json(file, "or remove its folder to train the member anew")
     return facts
 
 
 def write_config(config: dict[str, Any], folder: Path) -> Path:
     """Write a complete configuration of ``fit`` into a folder, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / CONFIG_FILE
-    part = folder / f"{CONFIG_FILE}.{os.getpid()}"  # several ranks write the same
-    part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, json.dumps(config, indent=2) + "\n")  # several ranks write the same
     return path

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_json, write_atomically
 from lightning_priv.models.diffusion import DiffusionPrior
 
 __all__ = ["ready_prior"]
@@ -44,7 +45,8 @@ def ready_prior(
     folder = cache or Path(trainer.default_root_dir) / "prior"
     key = _key(trainer, model, datamodule)
     if (folder / _KEY).is_file():
-        if json.loads((folder / _KEY).read_text(encoding="utf-8")).get("key") == key:
+        kept = read_json(folder / _KEY, f"or remove the folder {folder} to train the prior anew")
+        if isinstance(kept, dict) and kept.get("key") == key:
             rank_zero_info(f"the prior is that of {folder}")
             return DiffusionPrior.from_pretrained(folder)
         rank_zero_info(f"the prior in {folder} was trained otherwise; it is trained anew")
@@ -59,7 +61,7 @@ def ready_prior(
         (folder / _KEY).unlink(missing_ok=True)  # half a prior must not pass for the earlier one
         model.save_pretrained(folder)
         content = {"key": key, "model": str(dict(model.hparams))}
-        (folder / _KEY).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_atomically(folder / _KEY, json.dumps(content, indent=1))
     return model
 
 
