@@ -1,5 +1,6 @@
 """Files that are there as a whole or not at all, and that run no code when they are read."""
 
+import csv
 import errno
 import io
 import json
@@ -8,6 +9,7 @@ import pickle
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +18,13 @@ from typing import Any
 from lightning_priv.errors import ConfigurationError, DiskFullError
 
 __all__ = [
+    "ARRAY_ERRORS",
     "FULL",
     "FULL_REMEDY",
     "explain_full_disk",
     "newest",
     "read_checkpoint",
+    "read_csv",
     "read_json",
     "read_tensors",
     "save_figure",
@@ -29,6 +33,11 @@ __all__ = [
     "written_whole",
 ]
 
+#: What ``numpy.load`` raises for a file that is damaged.
+ARRAY_ERRORS = (
+    *(OSError, EOFError, KeyError, NotImplementedError, OverflowError, TypeError, ValueError),
+    *(SyntaxError, zipfile.BadZipFile, zlib.error),
+)
 #: Numbers of the system's errors when there is no room.
 FULL = {
     errno.ENOSPC: "no space is left",
@@ -162,6 +171,28 @@ def read_json(path: Path, remedy: str = "or remove it to begin anew") -> Any:
         ) from error
 
 
+def read_csv(path: Path, remedy: str = "make it again") -> list[dict[str, str]]:
+    """The rows of a CSV file that this package wrote, each cell by its column.
+
+    Args:
+        path: the file.
+        remedy: what can be done if it is damaged.
+
+    Raises:
+        ConfigurationError: if it is no text, or its end or cells of a row are missing: a number
+            that is cut off is another number.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigurationError(f"{path} is damaged ({error}); {remedy}") from error
+    torn = any(None in row or None in row.values() for row in rows)
+    if torn or not text.endswith("\n"):
+        raise ConfigurationError(f"{path} is damaged (a part of it is missing); {remedy}")
+    return rows
+
+
 def save_tensors(content: Any, path: Path) -> None:
     """``torch.save``, whole or not at all.
 
@@ -180,6 +211,7 @@ def read_tensors(
     path: str | Path,
     remedy: str = "put a copy in its place, or make it again",
     weights_only: bool = True,
+    trust: str = "save its tensors alone anew",
     load: Callable[[], Any] | None = None,
 ) -> Any:
     """What a file of ``torch.save`` holds, on the CPU; nothing in the file is executed.
@@ -188,6 +220,7 @@ def read_tensors(
         path: the file.
         remedy: what can be done if it cannot be read.
         weights_only: False executes what the file says, for a user who trusts it.
+        trust: what a user who trusts it can do.
         load: reads the file in another way, with the same errors.
 
     Raises:
@@ -196,6 +229,7 @@ def read_tensors(
     import torch
 
     try:
+        _check_sums(Path(path))
         if load is not None:
             return load()
         return torch.load(path, map_location="cpu", weights_only=weights_only)
@@ -207,14 +241,23 @@ def read_tensors(
         if "Weights only load failed" in str(error) and zipfile.is_zipfile(path):
             raise ConfigurationError(
                 f"{path} holds objects beside tensors and plain values{_named(error)}, and reading "
-                "them would execute code; if you trust the file, save its tensors alone anew"
+                f"them would execute code; if you trust the file, {trust}"
             ) from error
         raise ConfigurationError(f"{path} is damaged or no file of tensors; {remedy}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # damaged bytes can end in any error
         reason = (str(error).splitlines() or [""])[0].split(". ")[0][:150]
         raise ConfigurationError(
             f"{path} is damaged or no file of tensors ({type(error).__name__}: {reason}); {remedy}"
         ) from error
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums that torch writes and does not look at when it reads."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+        if wrong is not None:
+            raise ValueError(f"the checksum of {wrong} is wrong")
 
 
 def _named(error: BaseException) -> str:

@@ -82,7 +82,7 @@ class PrivacyCLI(LightningCLI):
         try:
             super()._parse_ckpt_path()
         except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError, AttributeError):
-            read_checkpoint(str(self._settings(self.config)["ckpt_path"]))
+            read_checkpoint(str(self.config[self.config["subcommand"]]["ckpt_path"]))
             raise
 
     @staticmethod

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_priv.errors import DatasetUnavailableError
+from lightning_priv.files import ARRAY_ERRORS
 
 __all__ = ["FeatureTable", "read_array", "read_features"]
 
@@ -83,7 +84,7 @@ def _arrays(path: Path) -> Mapping[str, Array]:
             with np.load(path, allow_pickle=False) as found:
                 return {name: found[name] for name in found.files}
         return _read_safetensors(path)
-    except (ValueError, OSError, EOFError) as error:
+    except ARRAY_ERRORS as error:
         raise DatasetUnavailableError(
             f"{path} cannot be read: {error}; write plain arrays (no pickled objects)"
         ) from error

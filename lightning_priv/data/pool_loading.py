@@ -105,8 +105,14 @@ def first_labels(
             raise ConfigurationError(
                 f"initial={initial!r}: there is no such file; give one with one index a line"
             )
-        words = path.read_text(encoding="utf-8").split()
-        return state.checked(int(word) for word in words if word != "index")
+        try:
+            words = path.read_text(encoding="utf-8").split()
+            ids = [int(word) for word in words if word != "index"]
+        except ValueError as error:
+            raise ConfigurationError(
+                f"initial={initial!r} cannot be read ({error}); give a file with one index a line"
+            ) from error
+        return state.checked(ids)
     if not isinstance(initial, int):
         return state.checked(initial)
     if initial > n:

@@ -1,6 +1,5 @@
 """Train on a part of a data set that was chosen by the scores of its samples."""
 
-import csv
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_csv
 from lightning_priv.functional import lsi_order, split_portions
 
 from .arrays import ArrayDataset
@@ -126,8 +126,7 @@ def read_scores(path: Path, dataset: ArrayDataset, column: str | None = None) ->
             f"there is no {path}; make it by the subcommand lsi or the callback LSIProbe on the "
             "same data"
         )
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(path, "score the data again")
     names = list(rows[0]) if rows else []
     column = column or next((name for name in names if name.startswith("lsi_")), None)
     label = "true_label" if "true_label" in names else "label"
@@ -136,7 +135,12 @@ def read_scores(path: Path, dataset: ArrayDataset, column: str | None = None) ->
             f"{path} has the columns {', '.join(names) or 'none'}; needed are index, label and "
             f"{column or 'one that begins with lsi_'}"
         )
-    found = {int(row["index"]): row for row in rows}
+    try:
+        found = {int(row["index"]): row for row in rows}
+        scores = {i: float(row[str(column)]) for i, row in found.items()}
+        labels = {i: int(row[label]) for i, row in found.items()}
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is damaged ({error}); score the data again") from error
     ids, targets = dataset.ids.tolist(), dataset.targets.tolist()
     missing = [i for i in ids if i not in found]
     if missing:
@@ -144,10 +148,10 @@ def read_scores(path: Path, dataset: ArrayDataset, column: str | None = None) ->
             f"{path} has no row for {len(missing)} of {len(ids)} training samples, among them "
             f"{missing[:5]}; score the same data with the same val_size and split_seed"
         )
-    wrong = [i for i, y in zip(ids, targets, strict=True) if int(found[i][label]) != y]
+    wrong = [i for i, y in zip(ids, targets, strict=True) if labels[i] != y]
     if wrong:
         raise ConfigurationError(
             f"{path} has other labels for {len(wrong)} training samples, among them {wrong[:5]}; "
             "it belongs to other data"
         )
-    return torch.tensor([float(found[i][str(column)]) for i in ids], dtype=torch.float64)
+    return torch.tensor([scores[i] for i in ids], dtype=torch.float64)

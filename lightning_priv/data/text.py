@@ -91,8 +91,15 @@ class FrozenTextEncoder(TextEncoder):
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
-        model = AutoModel.from_pretrained(self.path, local_files_only=True).to(device).eval()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
+            model = AutoModel.from_pretrained(self.path, local_files_only=True)
+        except Exception as error:
+            raise ConfigurationError(
+                f"the encoder in {self.path} cannot be read "
+                f"({' '.join(str(error).split())[:150]}); give a folder that save_pretrained of model and tokenizer wrote"
+            ) from error
+        model = model.to(device).eval()
         vectors = []
         for start in range(0, len(texts), self.batch_size):
             tokens = tokenizer(

@@ -116,7 +116,8 @@ def _members_of(name: str, path: Path, weights_only: bool) -> Iterator[MemberSta
 
 def _load(path: Path, weights_only: bool) -> dict[str, Any]:
     remedy = "remove it, or train this member again"
-    return dict(read_checkpoint(path, remedy=remedy, weights_only=weights_only))
+    trust = "set weights_only: false"
+    return dict(read_checkpoint(path, remedy=remedy, weights_only=weights_only, trust=trust))
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

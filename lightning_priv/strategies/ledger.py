@@ -234,14 +234,16 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.exists():
         return
     raw = path.read_bytes().split(b"\n")
-    # what follows the last newline was never completed: its step was not made
-    for number, line in enumerate(raw[:-1], start=1):
+    for number, line in enumerate(raw, start=1):
+        # a part of a line was never completed: its step was not made; a whole one may have been
+        torn = line.endswith(_TORN) or number == len(raw)
+        line = line.removesuffix(_TORN)
         if not line.strip():
             continue
         try:
             parsed = json.loads(line)
         except ValueError as error:
-            if line.endswith(_TORN):
+            if torn:
                 continue
             raise PrivacyError(
                 f"line {number} of the ledger {path} cannot be read ({error}); what was spent is "

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_priv.errors import ConfigurationError
-from lightning_priv.files import read_json
+from lightning_priv.files import ARRAY_ERRORS, read_json
 from lightning_priv.strategies.noise_schedule import NoiseSchedule
 
 __all__ = ["PrivacySettings"]
@@ -126,7 +126,7 @@ class PrivacySettings:
                 return np.load(path, allow_pickle=False).astype(np.float64)
             if path.suffix == ".json":
                 return np.asarray(read_json(path, "or make it again"), dtype=np.float64)
-        except (OSError, EOFError, TypeError, ValueError) as error:
+        except ARRAY_ERRORS as error:
             raise ConfigurationError(
                 f"rates={self.rates!r} cannot be read ({error}); give a file with one number for "
                 "each record, by numpy.save or as a JSON list"

@@ -1,11 +1,11 @@
 """What active learning and audits leave in a run's folder, whether or not it was logged."""
 
-import csv
 import math
 from pathlib import Path
 from typing import Any
 
 from lightning_priv.errors import ConfigurationError
+from lightning_priv.files import read_csv
 from lightning_priv.reports.comparison.evidence import Evidence, Run
 
 __all__ = ["read_audit", "read_curve", "read_test"]
@@ -40,11 +40,8 @@ def read_curve(run: Run, file: Path) -> None:
     Raises:
         ConfigurationError: if the file is damaged.
     """
-    last: dict[str, str] = {}
-    with file.open(encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            last = row
-    for key, text in last.items():
+    rows = read_csv(file, "make the run again, or move the file away")
+    for key, text in rows[-1].items() if rows else ():
         if not text:
             continue
         try:

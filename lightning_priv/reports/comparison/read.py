@@ -1,6 +1,7 @@
 """Reads the files that the parts of the package leave in a run's folder."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -130,16 +131,22 @@ def _read(file: Path, into: Callable[[Run, Path, dict[str, Any]], None], run: Ru
 
 def _read_log(run: Run, file: Path) -> None:
     """The last value of each logged number."""
-    with file.open(encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            for key, text in row.items():
-                if isinstance(key, str) and key.startswith(_LOGGED) and text:
-                    try:
-                        run.numbers[key] = Evidence(float(text), file)
-                    except ValueError as error:
-                        raise ConfigurationError(
-                            f"{file}: {key} is {text!r}, which is no number; the file is damaged"
-                        ) from error
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file} is damaged ({error}); move it away") from error
+    whole, newline, rest = text.rpartition("\n")
+    if rest:  # the logger appends: a killed run can leave a part of a line, and of a number
+        run.notes.append(f"the last line of {file.name} is not complete, and is left out")
+    for row in csv.DictReader(io.StringIO(whole + newline, newline="")):
+        for key, value in row.items():
+            if isinstance(key, str) and key.startswith(_LOGGED) and value:
+                try:
+                    run.numbers[key] = Evidence(float(value), file)
+                except ValueError as error:
+                    raise ConfigurationError(
+                        f"{file}: {key} is {value!r}, which is no number; the file is damaged"
+                    ) from error
 
 
 def _read_information(run: Run, file: Path, content: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_priv.files import ARRAY_ERRORS
+
 __all__ = ["Corrupted", "Corruption", "numbers_by_id"]
 
 
@@ -155,14 +157,16 @@ def numbers_by_id(path: Path, ids: Tensor, argument: str) -> Tensor:
         raise ValueError(f"{argument}={path}: there is no such file; give a .npy or .npz file")
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+        if not isinstance(loaded, np.ndarray):
+            loaded = {name: loaded[name] for name in loaded.files}
+    except ARRAY_ERRORS as error:
         raise ValueError(
             f"{argument}={path} cannot be read ({error}); write plain numbers with numpy.save"
         ) from error
     if not isinstance(loaded, np.ndarray):
-        if len(loaded.files) != 1:
-            raise ValueError(f"{path} holds {loaded.files}; give a file with one array")
-        loaded = loaded[loaded.files[0]]
+        if len(loaded) != 1:
+            raise ValueError(f"{path} holds {list(loaded)}; give a file with one array")
+        (loaded,) = loaded.values()
     if loaded.ndim != 1 or loaded.dtype.kind not in "iu" or len(loaded) <= int(ids.max()):
         raise ValueError(
             f"{path} holds {loaded.dtype} of shape {loaded.shape}; give whole numbers, one for "

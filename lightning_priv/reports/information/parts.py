@@ -63,7 +63,9 @@ def write_part(
         np.save(buffer, values.numpy(), allow_pickle=False)
         checksum = zlib.crc32(buffer.getvalue(), checksum)
         write_atomically(folder / f"{name}.{column}.npy", buffer.getvalue())
-    facts = {"rows": sum(map(len, ids)), "dims": dims, "dtype": kind, "crc32": checksum}
+    facts = {"rows": sum(map(len, ids)), "dims": dims, "dtype": kind}
+    checksum = zlib.crc32(json.dumps(facts).encode(), checksum)
+    facts["crc32"] = checksum
     write_atomically(folder / f"{name}.json", json.dumps(facts))
     return _read(folder, name)
 
@@ -117,7 +119,8 @@ def _read(folder: Path, name: str) -> FeaturePart:
         checksum = 0
         for file in (path, *columns):
             checksum = _checksum(file, checksum)
-        if checksum != facts["crc32"]:
+        said = {name: facts[name] for name in ("rows", "dims", "dtype")}
+        if zlib.crc32(json.dumps(said).encode(), checksum) != facts["crc32"]:
             raise ValueError("the sum of its bytes is another one")
         shape = (int(facts["rows"]), int(facts["dims"]))
         return _map(path, columns, shape, facts["dtype"])
