@@ -97,7 +97,8 @@ class FrozenTextEncoder(TextEncoder):
         except Exception as error:
             raise ConfigurationError(
                 f"the encoder in {self.path} cannot be read "
-                f"({' '.join(str(error).split())[:150]}); give a folder that save_pretrained of model and tokenizer wrote"
+                f"({' '.join(str(error).split())[:150]}); give a folder that save_pretrained of "
+                "model and tokenizer wrote"
             ) from error
         model = model.to(device).eval()
         vectors = []
