@@ -8,7 +8,7 @@ DEMO := configs/demo/hcnn_digits.yaml
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format types check bench docs clean
+.PHONY: help install demo test test-all faults lint format types check bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: $(STAMP)  ## the default tests, in two processes (make test WORKERS=0 for 
 
 test-all: $(STAMP)  ## all tests: also the slow ones and those on two processes
 	$(BIN)/python -m pytest -m ""
+
+faults: $(STAMP)  ## the hard knocks: kills, full disks, damaged files, bad configurations
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load tests/faults -m "not gpu"
 
 lint: $(STAMP)  ## style
 	$(BIN)/ruff check .

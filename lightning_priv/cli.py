@@ -10,10 +10,10 @@ import re
 import sys
 import warnings
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 
 from lightning_priv import __version__
+from lightning_priv.config_check import config_files, problems
 from lightning_priv.errors import ConfigurationError, PrivacyError
 from lightning_priv.files import FULL, FULL_REMEDY
 
@@ -122,6 +122,9 @@ def _run(words: list[str], from_argv: bool) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # the user's own modules, as python -m does it
+    wrong = next(problems(words), None)
+    if wrong is not None:
+        _stop(wrong, 2)
     try:
         place = CALCULATORS.get(words[0]) or _instead(words)
         if place is not None:
@@ -148,9 +151,7 @@ def _instead(words: list[str]) -> str | None:
     option, place = INSTEAD[words[0]]
     if any(word == f"--{option}" or word.startswith(f"--{option}=") for word in words):
         return place
-    files = [b for a, b in pairwise(words) if a in ("-c", "--config")]
-    files += [word.partition("=")[2] for word in words if word.startswith("--config=")]
-    texts = (Path(file).read_text(encoding="utf-8") for file in files if Path(file).is_file())
+    texts = (file.read_text(encoding="utf-8", errors="replace") for file in config_files(words))
     found = any(re.search(rf"^{option}\s*:", text, re.MULTILINE) for text in texts)
     return place if found else None
 

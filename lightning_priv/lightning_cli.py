@@ -1,7 +1,6 @@
 """LightningCLI as the training subcommands use it."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,6 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import lightning_priv.strategies  # registers their short names
@@ -55,6 +55,7 @@ class PrivacyCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None, run: bool = True) -> None:
+        self._lock: RunLock | None = None
         words = sys.argv[1:] if args is None else args
         known = self.subcommands()
         if run and words and words[0] in known:
@@ -76,6 +77,9 @@ class PrivacyCLI(LightningCLI):
             )
         except SIGTERMException as error:  # a SystemExit with code 0, as if all had been done
             raise InterruptedRunError(_how_to_go_on(self.trainer)) from error
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def _parse_ckpt_path(self) -> None:
         """As Lightning does, but say of a file that it cannot take what is wrong with it."""
@@ -110,7 +114,7 @@ class PrivacyCLI(LightningCLI):
         strategy = self.trainer.strategy
         if strategy._checkpoint_io is None and isinstance(strategy, _TAKES_OURS):
             strategy.checkpoint_io = CheckpointFiles()
-        if self.subcommand in _ALONE and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        if self.subcommand in _ALONE and getattr(rank_zero_only, "rank", 0) == 0:
             self._lock = RunLock(Path(self.trainer.default_root_dir) / ".run.lock")
             self._lock.acquire()  # before other processes of this run are started
         if settings.get("ckpt_path") == "last":

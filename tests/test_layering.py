@@ -22,7 +22,16 @@ LAYERS = [
     {"nn", "optim", "metrics", "acquisition", "reports"},
     {"data", "models", "callbacks", "strategies"},
     {"workflows"},
-    {"trainer", "lightning_cli", "cli", "plugins", "suggestions", "__main__", "__init__"},
+    {
+        "trainer",
+        "lightning_cli",
+        "cli",
+        "config_check",
+        "plugins",
+        "suggestions",
+        "__main__",
+        "__init__",
+    },
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 SIBLINGS = {  # room -> modules of the same layer that it may import all the same
@@ -44,7 +53,7 @@ ALLOWED = {  # room -> packages, in addition to the standard library and SPECIAL
     **dict.fromkeys(LAYERS[4], BLOCKS),
     "reports": BLOCKS | {"matplotlib", "rich"},
     **dict.fromkeys(LAYERS[5] | LAYERS[6], PLUGINS),
-    **dict.fromkeys(LAYERS[7], PLUGINS | {"jsonargparse"}),
+    **dict.fromkeys(LAYERS[7], PLUGINS | {"jsonargparse", "yaml"}),
 }
 HEAVY = {  # package -> where it may be imported
     "diffusers": ("nn/diffusion.py",),

@@ -13,6 +13,8 @@ from lightning_priv.nn.lorentz.classifier import LorentzMLR, PoincareMLR
 from lightning_priv.nn.lorentz.manifold import LorentzManifold
 from lightning_priv.nn.resnet import Depth, Norm, euclidean_encoder
 
+from ._sizes import require_sizes
+
 __all__ = ["HyperbolicResNet"]
 
 
@@ -99,6 +101,8 @@ class HyperbolicResNet(nn.Module):
         groups: int = 32,
     ) -> None:
         super().__init__()
+        require_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
+        require_sizes(embedding_dim=embedding_dim)
         options = LorentzOptions(
             norm, variance, mean_reduction, norm_mode, residual, linear, trivialize_beta, fused
         )

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from ._sizes import require_sizes
+
 __all__ = ["MishResNet9", "ScoringDropout"]
 
 
@@ -47,6 +49,7 @@ class MishResNet9(nn.Module):
         scoring_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        require_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
         if not 0 <= scoring_dropout < 1:
             raise ValueError(f"scoring_dropout={scoring_dropout}: give 0 or more, below 1")
         w, p = width, scoring_dropout

@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ._sizes import require_sizes
+
 __all__ = ["BasicBlock", "Bottleneck", "ConvNorm", "ResNet", "ResNetEncoder"]
 
 Depth = Literal[10, 18, 34, 50]
@@ -224,6 +226,8 @@ class ResNet(nn.Module):
         groups: int = 32,
     ) -> None:
         super().__init__()
+        require_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
+        require_sizes(embedding_dim=embedding_dim)
         self.in_channels = in_channels
         self.encoder = euclidean_encoder(depth, norm, in_channels, width, embedding_dim, groups)
         self.head = nn.Linear(self.encoder.out_features, num_classes)

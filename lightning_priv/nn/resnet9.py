@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from lightning_priv.nn.resnet import ConvNorm, norm_factory
 
+from ._sizes import require_sizes
+
 __all__ = ["ResNet9"]
 
 
@@ -42,6 +44,7 @@ class ResNet9(nn.Module):
         norm: Literal["batch", "group", "none"] = "group",
     ) -> None:
         super().__init__()
+        require_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
         self.in_channels = in_channels
         make_norm = norm_factory(norm)
 

@@ -6,6 +6,8 @@ from math import gcd
 
 from torch import Tensor, nn
 
+from ._sizes import require_sizes
+
 __all__ = ["MLP", "SmallCNN"]
 
 
@@ -38,6 +40,9 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        require_sizes(in_features=in_features, num_classes=num_classes)
+        for size in hidden:
+            require_sizes(hidden=size)
         self.in_features = in_features
         layers: list[nn.Module] = []
         for i, o in pairwise([in_features, *hidden]):
@@ -76,6 +81,7 @@ class SmallCNN(nn.Module):
 
     def __init__(self, num_classes: int, in_channels: int = 3, width: int = 32) -> None:
         super().__init__()
+        require_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
         self.in_channels = in_channels
         layers: list[nn.Module] = []
         for i, o in pairwise([in_channels, width, 2 * width, 4 * width]):

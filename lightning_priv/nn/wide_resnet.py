@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ._sizes import require_sizes
+
 __all__ = ["StandardizedConv2d", "WideResNet", "standardized_weight"]
 
 
@@ -117,6 +119,7 @@ class WideResNet(nn.Module):
         standardize: bool = True,
     ) -> None:
         super().__init__()
+        require_sizes(widen=widen, num_classes=num_classes, in_channels=in_channels)
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth={depth}: give 6 n + 4, such as 16, 28 or 40")
         if min(widen, num_classes, in_channels, groups) < 1:
