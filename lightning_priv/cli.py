@@ -221,8 +221,21 @@ def _explanation(error: BaseException) -> str | None:
     module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
     if isinstance(error, PrivacyError) or module.startswith("lightning_priv."):
         return " ".join(str(error).split())
-    wrapped = module.startswith("jsonargparse.") and error.__cause__  # an error of a constructor
-    return _explanation(wrapped) if wrapped else None
+    if module.startswith("torch.optim."):
+        return f"the optimizer: {error}; check lr, momentum and the like in its init_args"
+    if not module.startswith("jsonargparse."):
+        return None
+    if "Errors:" in str(error):
+        return _refused(str(error))
+    return _explanation(error.__cause__) if error.__cause__ else None  # of a constructor
+
+
+def _refused(text: str) -> str | None:
+    """Of the reasons why a value is of none of several types the one that a constructor gave."""
+    key = re.search(r'[Kk]ey "([\w.]+)"', text)
+    reasons = re.findall(r"^ *- (.*)$", text.partition("Errors:")[2], re.MULTILINE)
+    said = [r for r in reasons if not r.startswith(("Expected a", "Not a valid subclass"))]
+    return f"{key.group(1)}: {'; '.join(said)}" if key and said else "; ".join(said) or None
 
 
 def _stop(message: str, code: int) -> None:

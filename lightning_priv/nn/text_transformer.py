@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_priv.errors import DatasetUnavailableError
+from lightning_priv.nn._sizes import require_sizes
 
 __all__ = ["TextTransformer"]
 
@@ -40,6 +41,7 @@ class TextTransformer(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
+        require_sizes(num_classes=num_classes)
         try:
             from transformers import BertModel
         except ModuleNotFoundError as error:
