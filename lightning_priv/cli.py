@@ -28,6 +28,7 @@ CALCULATORS: dict[str, str] = {
     "bounds": "lightning_priv.reports.bounds:bounds",
     "plan": "lightning_priv.reports.plan:plan",
     "report": "lightning_priv.reports.comparison:report",
+    "schema": "lightning_priv.config_schema:schema",
 }
 
 #: Calculators whose words before the first option are values of one option.
@@ -53,6 +54,7 @@ HELP: dict[str, str] = {
     "bounds": "bound the reconstruction of records from a private training",
     "plan": "steps and sampling rates of private active learning",
     "report": "compare runs on one page: accuracy, epsilon, risk, multiplicity",
+    "schema": "a JSON schema of the YAML files, by which editors complete keys",
 }
 
 _PAGE = """\

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -17,7 +17,7 @@ import lightning_priv.strategies  # registers their short names
 from lightning_priv import __version__
 from lightning_priv.callbacks.random_state import RandomState
 from lightning_priv.errors import InterruptedRunError, PrivacyError
-from lightning_priv.files import newest, read_checkpoint
+from lightning_priv.files import newest, read_checkpoint, write_atomically
 from lightning_priv.locks import RunLock
 from lightning_priv.strategies.checkpoint_files import CheckpointFiles
 from lightning_priv.suggestions import SuggestingMixin
@@ -39,6 +39,22 @@ _CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger"
 
 class _Parser(SuggestingMixin, LightningArgumentParser):
     """LightningCLI's parser, with suggestions."""
+
+
+class WholeConfig(SaveConfigCallback):
+    """Writes the configuration of a run, whole or not at all."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it, once."""
+        if self.already_saved:
+            return
+        folder = str(trainer.log_dir)  # every process has to ask
+        if "://" in folder:
+            super().setup(trainer, pl_module, stage)
+        elif trainer.is_global_zero:
+            text = self.parser.dump(self.config, skip_none=False)
+            write_atomically(Path(folder) / self.config_filename, text)
+        self.already_saved = True
 
 
 class PrivacyCLI(LightningCLI):
@@ -70,6 +86,7 @@ class PrivacyCLI(LightningCLI):
                 parser_class=_Parser,
                 trainer_defaults={"default_root_dir": "runs/default", "callbacks": [RandomState()]},
                 seed_everything_default=0,
+                save_config_callback=WholeConfig,
                 save_config_kwargs={"overwrite": True},
                 # an abbreviated option may be a misspelt one
                 parser_kwargs={name: {"allow_abbrev": False} for name in known}

@@ -27,6 +27,7 @@ LAYERS = [
         "lightning_cli",
         "cli",
         "config_check",
+        "config_schema",
         "plugins",
         "suggestions",
         "__main__",
@@ -53,7 +54,7 @@ ALLOWED = {  # room -> packages, in addition to the standard library and SPECIAL
     **dict.fromkeys(LAYERS[4], BLOCKS),
     "reports": BLOCKS | {"matplotlib", "rich"},
     **dict.fromkeys(LAYERS[5] | LAYERS[6], PLUGINS),
-    **dict.fromkeys(LAYERS[7], PLUGINS | {"jsonargparse", "yaml"}),
+    **dict.fromkeys(LAYERS[7], PLUGINS | {"docstring_parser", "jsonargparse", "yaml"}),
 }
 HEAVY = {  # package -> where it may be imported
     "diffusers": ("nn/diffusion.py",),
