@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ def problems(words: list[str]) -> Iterator[str]:
         option, _, value = word.rpartition("=")
         if (value or option).lower() in ("nan", ".nan") and not word.startswith("-n"):
             yield f"{option or 'an option'} is nan, which is no number; give one"
+    comments = any(w.startswith("--print_config") and "comments" in w for w in words)
+    if comments and (find_spec("ruamel") is None or find_spec("ruamel.yaml") is None):
+        yield "--print_config=comments needs the package ruamel.yaml; run: pip install ruamel.yaml"
     for path in config_files(words):
         for place, text in _wrong(_content(path), ()):
             yield f"{path}: {'.'.join(map(str, place))} {text}"

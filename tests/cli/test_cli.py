@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 from command_line import CommandLine, digits
 
 import lightning_priv
@@ -174,6 +176,19 @@ def test_our_strategies_are_named(
     outcome = command_line.run("fit", "--config", digits(), "--trainer.strategy", "unknown")
     assert outcome.code == 1
     assert "ours_for_a_test" in outcome.err.split("lightning_priv adds: ")[1]
+
+
+@pytest.mark.parametrize("words", [("fit", "--config", "digits.yaml"), ("budget",)])
+def test_print_config_with_comments(words: tuple[str, ...], command_line: CommandLine) -> None:
+    digits()
+    outcome = command_line.run(*words, "--print_config=comments")
+    if find_spec("ruamel") is None:
+        assert outcome.code == 2
+        assert outcome.err.endswith("needs the package ruamel.yaml; run: pip install ruamel.yaml\n")
+    else:
+        assert outcome.code == 0
+        assert any(line.lstrip().startswith("# ") for line in outcome.out.splitlines())
+        assert yaml.safe_load(outcome.out)
 
 
 def test_print_config_shows_the_merged_files(command_line: CommandLine) -> None:

@@ -1,7 +1,9 @@
 """Short trainings through the command line: files, resuming, precision, loggers, processes."""
 
 import csv
+import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -231,6 +233,39 @@ def test_two_processes(command_line: CommandLine) -> None:
     for metric in ("test/accuracy", "test/loss"):
         measured = float(table[metric]["measured"])
         assert measured == pytest.approx(float(alone[metric]["measured"]), rel=1e-5), metric
+
+
+@pytest.mark.ddp
+def test_two_tasks_of_slurm() -> None:
+    """As srun starts them: two processes, which find each other by SLURM's variables."""
+    strategy = private_strategy(8.0)
+    strategy["class_path"] = "lightning_priv.strategies.DPSGDDDPStrategy"
+    strategy["init_args"]["process_group_backend"] = "gloo"
+    config = digits(strategy=strategy, devices=2, limit_train_batches=None)
+    words = [sys.executable, "-m", "lightning_priv", "fit", "--config", str(config)]
+    job = {
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODELIST": "localhost", "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0", "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    tasks = [
+        subprocess.Popen(
+            [*words, "--trainer.num_nodes", "1"],
+            env={**os.environ, **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [task.communicate(timeout=300)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert "distributed_backend=gloo" in said[0]
+    [report] = Path("runs/digits").rglob("dp_report.json")
+    facts = json.loads(report.read_text())
+    assert facts["world_size"] == 2
+    ledger = Path("runs/digits/privacy_ledger.jsonl").read_text().splitlines()
+    assert sum('"open"' in line for line in ledger) == 1  # rank zero alone
+    assert sum('"step"' in line for line in ledger) == facts["steps"] > 0
 
 
 def test_report_of_runs(command_line: CommandLine) -> None:
