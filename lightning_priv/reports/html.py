@@ -39,7 +39,7 @@ img { max-width: 100%; }
 .bad { border-left-color: #b3261e; background: #fdeeee; }
 figure { margin: 0.6rem 0 0; } img { width: 100%; height: auto; display: block; }
 @media (max-width: 40rem) { figure { overflow-x: auto; } img { width: 34rem; max-width: none; } }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr));
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr));
   gap: 0.6rem; } .charts img { width: 100%; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; font-size: 0.86rem; margin: 0.5rem 0; min-width: 100%; }
@@ -49,7 +49,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 td.wide { white-space: normal; min-width: 14rem; }
 tr.out td { color: var(--soft); }
 details summary { cursor: pointer; color: var(--accent); margin: 0.5rem 0; }
-pre { font-size: 0.8rem; }
+pre { font-size: 0.8rem; } pre.wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
 @media print { body { background: #fff; } details > * { display: block; } }
 """
 

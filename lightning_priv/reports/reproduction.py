@@ -66,50 +66,55 @@ def reproduction_table(lines: Sequence[Line], title: str = "", comparable: bool 
         title: title of the table.
         comparable: state differences; not for runs on other data.
     """
-    columns = ["experiment", "config", "number", "unit", "published", "+-", "measured", "std",
-               "seeds", "difference", "source", "state"]  # fmt: skip
-    rows = []
+    published = "published" if comparable else "published, on the paper's data"
+    columns = ["experiment", "number", "unit", published, "+-", "measured", "std", "difference",
+               "expected", "seeds", "source", "config", "state"]  # fmt: skip
+    rows: list[list[Cell]] = []
     for line in lines:
         known = comparable and line.measured is not None and line.published is not None
         rows.append([
             line.experiment,
-            ", ".join(line.configs),
             line.metric,
             line.unit,
-            line.published if line.published is not None else (line.expected or None),
+            line.published,
             line.spread,
             line.measured,
             line.deviation,
-            len(line.values),
             (line.measured or 0.0) - (line.published or 0.0) if known else None,
+            line.expected,
+            len(line.values),
             line.source if line.published is not None else "",
+            ", ".join(line.configs),
             line.state,
         ])  # fmt: skip
     # a column that says nothing is left out, but for the two that the table is about
     kept = [
         place
         for place, name in enumerate(columns)
-        if name in ("published", "measured") or any(row[place] not in (None, "") for row in rows)
+        if name in (published, "measured") or any(row[place] not in (None, "") for row in rows)
     ]
     return Table([columns[k] for k in kept], [[row[k] for k in kept] for row in rows], title)
 
 
 def short_table(table: Table) -> Table:
     """The same for people: mean and deviation in one cell, units behind the numbers' names."""
+    (published,) = (name for name in table.columns if name.startswith("published"))
     rows = []
     for row in table.rows:
         cell = dict(zip(table.columns, row, strict=True))
         unit = f" [{cell['unit']}]" if cell.get("unit") else ""
         rows.append({
             "experiment": cell["experiment"],
-            "config": cell["config"],
             "number": f"{cell['number']}{unit}",
-            "published": _with_deviation(cell["published"], cell.get("+-")),
+            published: _with_deviation(cell[published], cell.get("+-")),
             "measured": _with_deviation(cell["measured"], cell.get("std")),
             "difference": _text(cell.get("difference")),
+            "expected": cell.get("expected"),
+            "config": cell["config"],
             "state": cell["state"],
         })  # fmt: skip
-    kept = [k for k in rows[0] if k != "difference" or any(row[k] for row in rows)] if rows else []
+    always = (published, "measured", "state")
+    kept = [k for k in rows[0] if k in always or any(row[k] for row in rows)] if rows else []
     return Table(kept, [[row[k] for k in kept] for row in rows], table.title)
 
 
@@ -118,7 +123,7 @@ def _with_deviation(value: Cell, deviation: Cell) -> str:
 
 
 def _text(cell: Cell) -> str:
-    return "" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    return "" if cell is None else f"{cell:.5g}" if isinstance(cell, float) else str(cell)
 
 
 def reproduction_html(
@@ -143,7 +148,7 @@ def reproduction_html(
             f'<p class="note bad">{plain(reason)}</p>'
             for reason in dict.fromkeys(line.reason for line in failed)
         ),
-        _table(table),
+        _table(short_table(table)),
     ]
     first = {line.experiment: line for line in reversed(lines)}
     names = dict.fromkeys(line.experiment for line in lines)
@@ -151,15 +156,13 @@ def reproduction_html(
 
 
 def _table(table: Table) -> str:
-    numeric = [any(_number(row[i]) for row in table.rows) for i in range(len(table.columns))]
-    mark = [" class=n" if is_numeric else "" for is_numeric in numeric]
+    right = ("measured", "difference")
+    mark = [" class=n" if c in right or c.startswith("published") else "" for c in table.columns]
     head = "".join(f"<th{m}>{plain(c)}</th>" for m, c in zip(mark, table.columns, strict=True))
     rows = []
     for row in table.rows:
         first = f"<td><a href='#{_anchor(str(row[0]))}'>{plain(str(row[0]))}</a></td>"
-        rest = [
-            f"<td{m}>{cell_text(_shown(c))}</td>" for m, c in zip(mark[1:], row[1:], strict=True)
-        ]
+        rest = [f"<td{m}>{cell_text(c)}</td>" for m, c in zip(mark[1:], row[1:], strict=True)]
         rows.append(f"<tr>{first}{''.join(rest)}</tr>")
     return f"<div class='scroll'><table><tr>{head}</tr>{''.join(rows)}</table></div>"
 
@@ -170,7 +173,7 @@ def _section(line: Line, root: Path) -> str:
         parts.append(f'<p class="note bad">failed: {plain(line.reason)}</p>')
     commands = "\n".join(line.commands)
     if commands:
-        parts.append(f"<div class='scroll'><pre>{plain(commands)}</pre></div>")
+        parts.append(f"<pre class=wrap>{plain(commands)}</pre>")
     for folder in line.folders:
         if not folder.is_dir():
             continue
@@ -188,11 +191,3 @@ def _section(line: Line, root: Path) -> str:
 
 def _anchor(name: str) -> str:
     return plain("run-" + name.replace("/", "-"))
-
-
-def _number(cell: Cell) -> bool:
-    return isinstance(cell, (int, float)) and not isinstance(cell, bool)
-
-
-def _shown(cell: Cell) -> Cell:
-    return f"{cell:.5g}" if isinstance(cell, float) and cell == cell else cell

@@ -99,7 +99,7 @@ def test_bounds_are_measured_kept_and_measured_again(command_line: CommandLine) 
     assert outcome.err.count("python -m lightning_priv bounds --config") == 2
     root = Path("runs/reproduce/bounds")
     assert json.loads((root / "table.json").read_text()) == json.loads(outcome.out)
-    assert (root / "table.md").read_text().startswith("| experiment | config |")
+    assert (root / "table.md").read_text().startswith("| experiment | number |")
     page = (root / "report.html").read_text()
     assert "official closed forms" in page
     assert "--noise_multiplier 0.003783222717186654" in page

@@ -49,13 +49,15 @@ def series_of(folder: Path) -> Series:
     Args:
         folder: of the run.
     """
-    logs = _newest_last([*folder.glob("metrics.csv"), *folder.glob("version_*/metrics.csv")])
-    kept = _newest_last(
-        [*folder.glob(f"media/{CURVES}"), *folder.glob(f"version_*/media/{CURVES}")]
-    )
     series: Series = {}
-    for file in [*kept, *logs]:
-        series |= _long(file) if file.name == CURVES else _wide(file)
+    for place in _newest_last([folder, *(f for f in folder.glob("version_*") if f.is_dir())]):
+        log, kept = place / "metrics.csv", place / "media" / CURVES
+        found = _wide(log) if log.is_file() else {}
+        for key, points in (_long(kept) if kept.is_file() else {}).items():
+            # numbers of whole epochs may be in the log once only, or not at all
+            if len(points) > len(found.get(key, [])):
+                found[key] = points
+        series |= found
     return series
 
 
