@@ -139,12 +139,13 @@ def _corridor(axis: Axes, version: Path) -> None:
     rows = _rows(version / "metrics.csv")
     risk = [(int(r["step"]), float(r["risk/identification"])) for r in rows
             if r["risk/identification"]]  # fmt: skip
-    spent = [(int(r["step"]), float(r["privacy/epsilon"])) for r in rows if r["privacy/epsilon"]]
+    report = json.loads((version / "dp_report.json").read_text(encoding="utf-8"))
+    spent = report["epsilon"][report["epsilon_by"]]
     axis.plot(*zip(*risk, strict=True), color="firebrick", label="identified among ten, at most")
     axis.axhline(0.1, linestyle="--", color="0.5", label="a guess among ten")
     axis.set(title="2  What one member's training gives away", xlabel="step", ylim=(0, 1))
     axis.set_ylabel("probability")
-    axis.legend(loc="upper left", title=f"epsilon of this member: {spent[-1][1]:.2f}")
+    axis.legend(loc="upper left", title=f"epsilon of this member: {spent:.2f}")
 
 
 def _recovered(axis: Axes, summary: Path) -> None:
@@ -169,6 +170,7 @@ def _deferral(axis: Axes, rules: Path) -> None:
     axis.set(title="4  Cautious or complete", xlabel="cases decided without the expert (%)")
     axis.set(ylabel="errors among them (%)")
     axis.margins(0.3)
+    axis.set_ylim(bottom=0)
 
 
 ALL = (hcnn, bounds, dp_sgd, active_learning, sample_information, multiplicity, clinic)

@@ -68,7 +68,11 @@ def test_the_clinic(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert 7.5 < epsilon([tuple(part) for part in history], 1e-3) <= 8.0
     with (root / "vote/rules.csv").open() as file:
         rules = {row["rule"]: row for row in csv.DictReader(file)}
-    assert float(rules["unanimous"]["selective_risk"]) < float(rules["majority"]["selective_risk"])
+    wrong = {
+        name: round(float(rules[name]["selective_risk"]) * int(rules[name]["kept"]))
+        for name in ("majority", "unanimous")
+    }
+    assert wrong["unanimous"] <= wrong["majority"]  # the unanimous ones are among the others
     assert float(rules["unanimous"]["coverage"]) > 0.3
     assert float(rules["majority"]["selective_risk"]) < 0.2
     (summary,) = root.rglob("audit/summary.json")
