@@ -1,8 +1,10 @@
-"""Draws the figures of the paper pages into docs/figures, in about a minute on one core.
+"""Draws the figures of the paper pages into docs/figures, in about two minutes on one core.
 
 python docs/figures.py [NAME ...]
 """
 
+import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +106,74 @@ def multiplicity(target: Path, folder: Path) -> None:
     shutil.copy(next(folder.rglob("conflict.png")), target)
 
 
-ALL = (hcnn, bounds, dp_sgd, active_learning, sample_information, multiplicity)
+def clinic(target: Path, folder: Path) -> None:
+    """The four steps of examples/clinic.py, from the files that it leaves behind."""
+    subprocess.run([sys.executable, str(ROOT / "examples/clinic.py")], check=True, cwd=folder)
+    runs = folder / "runs/clinic"
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained")
+    _found_labels(axes[0, 0], next((runs / "lsi").rglob("scores.csv")))
+    _corridor(axes[0, 1], runs / "member0/version_0")
+    _recovered(axes[1, 0], next((runs / "audit").rglob("audit/summary.json")))
+    _deferral(axes[1, 1], runs / "vote/rules.csv")
+    figure.savefig(target, dpi=120)
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def _found_labels(axis: Axes, scores: Path) -> None:
+    """Every tenth label of the example is wrong."""
+    rows = sorted(_rows(scores), key=lambda row: int(row["lsi_rank"]))
+    wrong = [int(row["index"]) % 10 == 0 for row in rows]
+    found = [sum(wrong[:n]) for n in range(len(wrong) + 1)]
+    axis.plot(found, label="in the order of LSI")
+    axis.plot([0, len(wrong)], [0, sum(wrong)], "--", color="0.5", label="in any order")
+    axis.axvline(60, color="0.5", linewidth=0.8)
+    axis.set(title="1  Wrong labels found", xlabel="records reviewed", ylabel="wrong labels")
+    axis.legend()
+
+
+def _corridor(axis: Axes, version: Path) -> None:
+    rows = _rows(version / "metrics.csv")
+    risk = [(int(r["step"]), float(r["risk/identification"])) for r in rows
+            if r["risk/identification"]]  # fmt: skip
+    report = json.loads((version / "dp_report.json").read_text(encoding="utf-8"))
+    spent = report["epsilon"][report["epsilon_by"]]
+    axis.plot(*zip(*risk, strict=True), color="firebrick", label="identified among ten, at most")
+    axis.axhline(0.1, linestyle="--", color="0.5", label="a guess among ten")
+    axis.set(title="2  What one member's training gives away", xlabel="step", ylim=(0, 1))
+    axis.set_ylabel("probability")
+    axis.legend(loc="upper left", title=f"epsilon of this member: {spent:.2f}")
+
+
+def _recovered(axis: Axes, summary: Path) -> None:
+    found = json.loads(summary.read_text(encoding="utf-8"))
+    rows = [r for r in found["summary"] if r["attack"] == "clamp" and r["metric"] == "psnr"]
+    levels = sorted(rows, key=lambda row: float(row["mu"]))
+    names = [f"mu {r['mu']:.2g}\n" + ("simulated" if r["simulated"] else "this training")
+             for r in levels]  # fmt: skip
+    axis.bar(names, [r["mean"] for r in levels], color=["firebrick" if not r["simulated"] else "0.7"
+                                                         for r in levels])  # fmt: skip
+    axis.set(title="3  What an attacker recovers of a record", ylabel="PSNR (dB)")
+
+
+def _deferral(axis: Axes, rules: Path) -> None:
+    for row in _rows(rules):
+        coverage, risk = 100 * float(row["coverage"]), row["selective_risk"]
+        if row["rule"].split(" ")[0] not in ("majority", "unanimous", "threshold") or not risk:
+            continue
+        axis.plot(coverage, 100 * float(risk), "o", markersize=9)
+        axis.annotate(row["rule"], (coverage, 100 * float(risk)), xytext=(0, 9),
+                      textcoords="offset points", ha="center")  # fmt: skip
+    axis.set(title="4  Cautious or complete", xlabel="cases decided without the expert (%)")
+    axis.set(ylabel="errors among them (%)")
+    axis.margins(0.3)
+    axis.set_ylim(bottom=0)
+
+
+ALL = (hcnn, bounds, dp_sgd, active_learning, sample_information, multiplicity, clinic)
 
 
 def main() -> None:

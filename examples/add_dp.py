@@ -1,95 +1,55 @@
-"""Make an existing Lightning project private by changing one line.
+"""Make an existing Lightning project private by changing one line, that of ``strategy``.
 
-Everything down to ``train`` is a project as its users write it: a module with batch norm, Adam and
-a schedule, a data module, callbacks. The line that changes is ``strategy``:
+The rest is a project as its users write it, with batch norm, Adam, a schedule and callbacks:
 
     python examples/add_dp.py               one process, first plain, then private
     python examples/add_dp.py --devices 2   two processes, private
 """
 
-import argparse
+import sys
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import Strategy
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset, random_split
-from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_priv.strategies import DPSGDDDPStrategy, DPSGDStrategy
 
 
-class DigitsModule(pl.LightningModule):
-    def __init__(self, lr: float = 0.02) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1),
-            nn.BatchNorm2d(16),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.BatchNorm2d(32),
-            nn.ReLU(inplace=True),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(128, 10),
-        )
-        self.train_accuracy = MulticlassAccuracy(10, average="micro")
-        self.val_accuracy = MulticlassAccuracy(10, average="micro")
+def block(channels_in: int, channels: int) -> list[nn.Module]:
+    conv = nn.Conv2d(channels_in, channels, 3, padding=1)
+    return [conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
 
-    def forward(self, x):
-        return self.net(x)
+
+class DigitsModule(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(*block(1, 16), *block(16, 32), nn.Flatten(), nn.Linear(128, 10))
 
     def training_step(self, batch, batch_idx):
-        x, y = batch
-        logits = self(x)
-        loss = functional.cross_entropy(logits, y)
-        self.train_accuracy(logits, y)
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
         self.log("train/loss", loss, on_epoch=True)
-        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch, batch_idx):
-        x, y = batch
-        self.val_accuracy(self(x), y)
-        self.log("val/accuracy", self.val_accuracy, prog_bar=True)
+        hits = (self.net(batch[0]).argmax(1) == batch[1]).float().mean()
+        self.log("val/accuracy", hits, sync_dist=True)
 
     def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams.lr)
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.02)
         steps = self.trainer.estimated_stepping_batches
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-class DigitsData(pl.LightningDataModule):
-    def __init__(self, batch_size: int) -> None:
-        super().__init__()
-        self.batch_size = batch_size
-
-    def setup(self, stage: str) -> None:
-        digits = load_digits()
-        x = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
-        data = TensorDataset(x, torch.tensor(digits.target))
-        split = torch.Generator().manual_seed(0)
-        self.train, self.val = random_split(data, [1437, 360], generator=split)
-
-    def train_dataloader(self):
-        return DataLoader(self.train, self.batch_size, shuffle=True)
-
-    def val_dataloader(self):
-        return DataLoader(self.val, 128)
-
-
-def train(strategy: str | Strategy, devices: int = 1) -> pl.Trainer:
+def train(strategy, devices=1):
     pl.seed_everything(0)
+    x, y = (torch.tensor(a) for a in load_digits(return_X_y=True))
+    data = TensorDataset(x.float().view(-1, 1, 8, 8) / 16, y)
+    train, val = random_split(data, [1437, 360], generator=torch.Generator().manual_seed(0))
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=devices,
@@ -99,34 +59,21 @@ def train(strategy: str | Strategy, devices: int = 1) -> pl.Trainer:
         logger=CSVLogger("runs/add_dp"),
         log_every_n_steps=5,
         enable_progress_bar=False,
-        callbacks=[
-            LearningRateMonitor(),
-            EarlyStopping("val/accuracy", mode="max", patience=8),
-            ModelCheckpoint(monitor="val/accuracy", mode="max"),
-        ],
+        callbacks=[LearningRateMonitor(), EarlyStopping("val/accuracy", mode="max", patience=8)],
     )
-    trainer.fit(DigitsModule(), datamodule=DigitsData(batch_size=256 // devices))
+    batches = DataLoader(train, 256 // devices, shuffle=True)
+    trainer.fit(DigitsModule(), batches, DataLoader(val, 128))
     return trainer
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--devices", type=int, default=1)
-    devices = parser.parse_args().devices
-    if devices == 1:
-        plain = train("auto")
-        private = train(DPSGDStrategy(target_epsilon=3.0, fix_modules=True))
-        print(f"plain:   accuracy {plain.callback_metrics['val/accuracy']:.3f}")
-    else:
-        private = train(DPSGDDDPStrategy(target_epsilon=3.0, fix_modules=True), devices)
-    if private.is_global_zero:
-        strategy = private.strategy
-        print(
-            f"private: accuracy {private.callback_metrics['val/accuracy']:.3f}, "
-            f"epsilon {strategy.epsilon():.3f} at delta {strategy.delta:.2g} "
-            f"in {strategy.steps} steps"
-        )
-
-
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--devices", "2"]:
+        private = train(DPSGDDDPStrategy(target_epsilon=3.0, fix_modules=True), 2)
+    else:
+        plain = train("auto")
+        print(f"plain:   accuracy {plain.callback_metrics['val/accuracy']:.3f}")
+        private = train(DPSGDStrategy(target_epsilon=3.0, fix_modules=True))
+    if private.is_global_zero:
+        accuracy, spent = private.callback_metrics["val/accuracy"], private.strategy.epsilon()
+        print(f"private: accuracy {accuracy:.3f}, epsilon {spent:.3f} ", end="")
+        print(f"at delta {private.strategy.delta:.2g} in {private.strategy.steps} steps")

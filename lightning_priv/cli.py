@@ -29,10 +29,14 @@ CALCULATORS: dict[str, str] = {
     "plan": "lightning_priv.reports.plan:plan",
     "report": "lightning_priv.reports.comparison:report",
     "schema": "lightning_priv.config_schema:schema",
+    "reproduce": "lightning_priv.workflows.reproduce:reproduce",
 }
 
 #: Calculators whose words before the first option are values of one option.
-WORDS: dict[str, str] = {"report": "runs"}
+WORDS: dict[str, str] = {"report": "runs", "reproduce": "papers"}
+
+#: Their options that may stand alone, without true or false behind them.
+FLAGS: dict[str, tuple[str, ...]] = {"reproduce": ("--fast", "--again", "--plan")}
 
 #: Calculators that take the place of a training subcommand where an option or key says so, because
 #: LightningCLI would ask for a model: subcommand -> (option, "module:function").
@@ -55,6 +59,7 @@ HELP: dict[str, str] = {
     "plan": "steps and sampling rates of private active learning",
     "report": "compare runs on one page: accuracy, epsilon, risk, multiplicity",
     "schema": "a JSON schema of the YAML files, by which editors complete keys",
+    "reproduce": "run a paper's study; published numbers beside the measured ones",
 }
 
 _PAGE = """\
@@ -99,8 +104,8 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: code 2 for a wrong option or file, 1 for an error of ours, 3 for a study of
-            which fewer than two members remain, 4 for labels that are awaited, 130 after Ctrl-C,
-            143 after SIGTERM.
+            which fewer than two members remain, 4 for labels that are awaited, 5 for a data set
+            that is not there, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = sys.argv[1:] if args is None else list(args)
     if words and not words[0].startswith("-"):
@@ -160,6 +165,12 @@ def _instead(words: list[str]) -> str | None:
 
 def _named(words: list[str]) -> list[str]:
     """The words behind the subcommand, leading values given to the option that they belong to."""
+    flags = FLAGS.get(words[0], ())
+    answers = ("true", "false")
+    words = [
+        f"{word}=true" if word in flags and after not in answers else word
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+    ]
     options = next((i for i, w in enumerate(words[1:], 1) if w.startswith("-")), len(words))
     values, rest = words[1:options], words[options:]
     if not values or words[0] not in WORDS:

@@ -7,6 +7,7 @@ __all__ = [
     "DatasetUnavailableError",
     "DiskFullError",
     "DivergenceError",
+    "IncompleteStudyError",
     "InterruptedRunError",
     "LabelsPendingError",
     "OffManifoldError",
@@ -36,7 +37,9 @@ class ConvergenceError(PrivacyError):
 
 
 class DatasetUnavailableError(PrivacyError):
-    """A data set is not on this machine and may not be downloaded."""
+    """A data set is not on this machine and may not be downloaded; the exit code is 5."""
+
+    exit_code = 5
 
 
 class DiskFullError(PrivacyError):
@@ -45,6 +48,10 @@ class DiskFullError(PrivacyError):
 
 class DivergenceError(PrivacyError):
     """A training whose loss is no longer a number."""
+
+
+class IncompleteStudyError(PrivacyError):
+    """A study of which experiments failed; what was measured is kept."""
 
 
 class InterruptedRunError(PrivacyError):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import lightning_priv.strategies  # registers their short names
 from lightning_priv import __version__
 from lightning_priv.callbacks.random_state import RandomState
-from lightning_priv.errors import InterruptedRunError, PrivacyError
+from lightning_priv.errors import ConfigurationError, InterruptedRunError, PrivacyError
 from lightning_priv.files import newest, read_checkpoint, write_atomically
 from lightning_priv.locks import RunLock
 from lightning_priv.strategies.checkpoint_files import CheckpointFiles
@@ -121,6 +122,7 @@ class PrivacyCLI(LightningCLI):
             trainer["logger"] = Namespace(class_path=_CSV_LOGGER, init_args=Namespace(init))
         loggers = trainer["logger"] if isinstance(trainer["logger"], list) else [trainer["logger"]]
         for logger in filter(None, loggers):
+            _check_installed(logger)
             init_args = logger.get("init_args", {})
             if "save_dir" in init_args and init_args["save_dir"] in (None, "."):
                 init_args["save_dir"] = root
@@ -162,6 +164,16 @@ class PrivacyCLI(LightningCLI):
 
     def _settings(self, config: Namespace) -> Any:
         return config if self.subcommand is None else config[self.subcommand]
+
+
+def _check_installed(logger: Any) -> None:
+    """Say what to install where the parser would only say that no type fits."""
+    is_tensorboard = str(logger.get("class_path", "")).endswith(".TensorBoardLogger")
+    if is_tensorboard and not any(find_spec(name) for name in ("tensorboard", "tensorboardX")):
+        raise ConfigurationError(
+            "TensorBoardLogger needs the package tensorboard, which is not installed; run "
+            "pip install tensorboard, or log to CSV files with --config configs/base/csv.yaml"
+        )
 
 
 def build(path: Path) -> Built:

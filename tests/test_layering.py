@@ -65,7 +65,14 @@ HEAVY = {  # package -> where it may be imported
     "opacus": ("nn/per_sample/", "strategies/"),
     "opacus.accountants": ("accountants/", "strategies/"),
     "skimage": ("data/", "nn/reconstructors.py"),
-    "wandb": ("data/", "models/", "callbacks/", "strategies/", "workflows/"),
+    "wandb": (
+        "data/",
+        "models/",
+        "callbacks/",
+        "strategies/",
+        "workflows/",
+        "reports/workspace.py",
+    ),
     "wandb_workspaces": ("reports/",),
 }
 OPTIONAL = {  # optional package -> the files it belongs to

@@ -1,19 +1,26 @@
-"""Figures and one table at the end of a run."""
+"""Figures, one table and a page at the end of a run; the axes and the summary of W&B."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from lightning_priv.reports.comparison import Evidence, read_run
+from lightning_priv.reports.comparison.compare import NUMBERS, run_table
+from lightning_priv.reports.comparison.groups import CURVES
+from lightning_priv.reports.comparison.page import runs_html
 from lightning_priv.reports.figures import confusion_matrix, learning_curves
+from lightning_priv.reports.panels import GROUPS
 from lightning_priv.reports.tables import Table
 
 from ._once import OnceCallback
 from .baseline import SUFFIX
-from .media import log_media
+from .media import log_media, run_directory
 
 __all__ = ["Dashboard", "Target"]
 
@@ -43,8 +50,14 @@ class Target:
 class Dashboard(OnceCallback):
     """Learning curves, confusion matrix, and a table of measured, baseline and published numbers.
 
-    All are written below ``<run directory>/media`` and go to W&B if it is the logger; the table and
-    the paths are also printed. The baseline of a metric is the metric of the same name with
+    All are written below ``<run directory>/media`` and go to W&B or TensorBoard if that logs; the
+    table and the paths are also printed. ``<run directory>/report.html`` shows what a workspace of
+    W&B would, without an account or a network: for each part that ran its numbers, curves, pictures
+    and tables. In W&B, numbers of privacy and of active learning get their own horizontal axis,
+    and published numbers stand in the summary; ``report --workspace ENTITY/PROJECT`` makes the
+    panels.
+
+    The baseline of a metric is the metric of the same name with
     ``_linear`` behind it, as ``LinearBaseline`` logs it.
 
     The confusion matrix needs a ``test_step`` that returns a mapping with ``logits`` (B, C) and
@@ -52,10 +65,12 @@ class Dashboard(OnceCallback):
 
     Args:
         targets: published numbers.
+        page: write ``report.html``.
     """
 
-    def __init__(self, targets: list[Target] | None = None) -> None:
+    def __init__(self, targets: list[Target] | None = None, page: bool = True) -> None:
         self.targets = targets or []
+        self.page = page
         self._curves: dict[str, list[tuple[int, float]]] = {}
         self._measured: dict[str, float] = {}
         self._counts: Tensor | None = None
@@ -69,6 +84,8 @@ class Dashboard(OnceCallback):
         self._measured, self._figures, self._counts = {}, [], None
         if stage == "fit":
             self._curves = {}  # a checkpoint's curves are loaded after this
+        if not self._rests and trainer.is_global_zero:
+            _define_axes(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The curves, so that those of a resumed run are whole."""
@@ -141,15 +158,44 @@ class Dashboard(OnceCallback):
             self._draw(trainer, "curves", learning_curves(self._curves))
         table = results_table(measured, self.targets, f"{stage} results")
         path = log_media(trainer, f"results_{stage}", table)
+        page = self._write_page(trainer, measured)
+        self._summarise(trainer)
         if trainer.progress_bar_callback is not None:  # else it stays below what is printed
             trainer.progress_bar_callback.teardown(trainer, pl_module, stage)
         from rich.console import Console
 
         console = Console()
         console.print(table.to_rich(), markup=False)
-        for kind, file in [("table", path), *(("figure", file) for file in self._figures)]:
+        shown = [("table", path), ("page", page), *(("figure", file) for file in self._figures)]
+        for kind, file in shown:
             if file is not None:
                 console.print(f"{kind}: {file}", markup=False, highlight=False, soft_wrap=True)
+
+    def _write_page(self, trainer: Trainer, measured: dict[str, float]) -> Path | None:
+        """The run's own page, from the files that its parts have written."""
+        if not self.page or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return None
+        folder = run_directory(trainer)
+        for logger in trainer.loggers:
+            logger.save()  # the CSV log is written at the end only
+        curves = folder / "media" / CURVES
+        rows = [(key, *point) for key, points in self._curves.items() for point in points]
+        curves.write_text(Table(["metric", "step", "value"], rows).render("csv") + "\n")
+        run = read_run(folder)
+        run.name = Path(trainer.default_root_dir).name
+        for key, value in measured.items():  # without a CSV log nothing else holds them
+            run.numbers.setdefault(key, Evidence(value, curves))
+        page = folder / "report.html"
+        page.write_text(runs_html([run], run_table([run], NUMBERS)), encoding="utf-8")
+        return page
+
+    def _summarise(self, trainer: Trainer) -> None:
+        """Published numbers beside the measured ones, which W&B has by itself."""
+        for logger in trainer.loggers:
+            if not isinstance(logger, WandbLogger):
+                continue
+            for target in self.targets:
+                logger.experiment.summary[f"published/{target.metric}"] = target.value
 
     def _note(self, trainer: Trainer, validation: bool) -> None:
         for key, value in _numbers(trainer).items():
@@ -161,6 +207,17 @@ class Dashboard(OnceCallback):
         path = log_media(trainer, key, figure)
         if path is not None:
             self._figures.append(str(path))
+
+
+def _define_axes(trainer: Trainer) -> None:
+    """Let W&B draw the numbers of a part over that part's own step."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and hasattr(logger.experiment, "define_metric"):
+            for group in GROUPS:
+                if group.step is not None:
+                    logger.experiment.define_metric(group.step)
+                    for prefix in group.prefixes:
+                        logger.experiment.define_metric(f"{prefix}/*", step_metric=group.step)
 
 
 def results_table(measured: dict[str, float], targets: list[Target], title: str = "") -> Table:

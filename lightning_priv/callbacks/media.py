@@ -6,22 +6,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_priv.files import save_figure, write_atomically, written_whole
 from lightning_priv.reports.tables import Table
 
-__all__ = ["log_media", "run_directory"]
+__all__ = ["log_media", "run_directory", "shows_media"]
 
 _DPI = 120
+_TEXT_ROWS = 200  # of a table that TensorBoard can show as text
 
 
 def log_media(
     trainer: Trainer, key: str, media: Figure | Table | Tensor, step: int | None = None
 ) -> Path | None:
-    """Write a figure, table or image below ``<run directory>/media``, and to W&B if it logs there.
+    """Write a figure, table or image below ``<run directory>/media``, and to W&B or TensorBoard.
 
     Call it on every rank or on rank zero alone; it communicates with none. With ``fast_dev_run``,
     which leaves nothing behind, it does nothing.
@@ -52,14 +53,34 @@ def log_media(
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(media, path)
     for logger in trainer.loggers:
-        if not isinstance(logger, WandbLogger):
-            continue
-        if isinstance(media, Table):
-            rows = [list(row) for row in media.rows]
-            logger.log_table(key, columns=list(media.columns), data=rows, step=step)
-        else:
-            logger.log_image(key, images=[str(path)], step=step)
+        if isinstance(logger, TensorBoardLogger):
+            _to_tensorboard(logger, key, media, path, trainer.global_step if step is None else step)
+        elif isinstance(logger, WandbLogger):
+            if isinstance(media, Table):
+                rows = [list(row) for row in media.rows]
+                logger.log_table(key, columns=list(media.columns), data=rows, step=step)
+            else:
+                logger.log_image(key, images=[str(path)], step=step)
     return path
+
+
+def shows_media(trainer: Trainer) -> bool:
+    """Whether a logger of the run takes figures, images and tables."""
+    return any(isinstance(logger, (TensorBoardLogger, WandbLogger)) for logger in trainer.loggers)
+
+
+def _to_tensorboard(
+    logger: TensorBoardLogger, key: str, media: object, path: Path, step: int
+) -> None:
+    """The file that was written, as TensorBoard shows it: tables as text."""
+    if isinstance(media, Table):
+        few = Table(media.columns, media.rows[:_TEXT_ROWS], media.title)
+        logger.experiment.add_text(key, few.render("markdown"), step)
+        return
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    logger.experiment.add_image(key, pixels, step, dataformats="HWC")
 
 
 def run_directory(trainer: Trainer) -> Path:

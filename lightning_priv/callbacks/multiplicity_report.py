@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import WandbLogger
 
 from lightning_priv.reports.multiplicity_files import write_study
 from lightning_priv.reports.multiplicity_study import Study
 
-from .media import log_media
+from .media import log_media, shows_media
 
 __all__ = ["Published", "publish"]
 
@@ -41,7 +40,7 @@ def publish(
     if not trainer.is_global_zero:
         return None
     facts, figures, tables = write_study(folder, study, defer_value)
-    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+    if shows_media(trainer):
         for name, figure in figures.items():
             log_media(trainer, f"multiplicity/{name}", figure)
         for name, table in tables.items():

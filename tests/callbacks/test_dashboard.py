@@ -6,6 +6,7 @@ import pytest
 import torch
 from gloo_pool import GlooPool
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -55,11 +56,10 @@ def trainer(*callbacks: Any, **options: Any) -> Trainer:
         accelerator="cpu",
         callbacks=list(callbacks),
         default_root_dir="runs",
-        logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
+        **{"logger": False, **options},
     )
 
 
@@ -154,3 +154,67 @@ def _test_on(rank: int, folder: str) -> list[str]:
 def test_counts_are_summed_over_ranks(gloo_pool: GlooPool, tmp_path: Path) -> None:
     results = gloo_pool.run(_test_on, str(tmp_path))
     assert results[0] == ["[[2, 0, 2], [2, 4, 0], [0, 0, 2]]"]
+
+
+def test_a_page_of_each_run_without_any_logger() -> None:
+    run = trainer(Dashboard(), max_epochs=3)
+    run.fit(Steps(), datamodule=Data())
+    page = Path("runs/report.html").read_text()
+    assert "<h3>Training and test</h3>" in page
+    assert page.count("data:image/svg+xml") == 2  # loss and accuracy
+    assert page.count("data:image/png") == 1  # the curves
+    assert "<b>1</b><span>val/accuracy</span>" in page
+    run.test(Steps(), datamodule=Data())
+    page = Path("runs/report.html").read_text()
+    assert "<b>0.75</b><span>test/accuracy</span>" in page
+    assert "test/confusion" in page
+    Path("runs/report.html").unlink()
+    trainer(Dashboard(page=False), max_epochs=1).fit(Steps(), datamodule=Data())
+    assert not Path("runs/report.html").exists()
+
+
+class Summary:
+    """Stands for a run of W&B."""
+
+    def __init__(self) -> None:
+        self.axes: dict[str, str | None] = {}
+        self.summary: dict[str, float] = {}
+
+    def define_metric(self, name: str, step_metric: str | None = None) -> None:
+        self.axes[name] = step_metric
+
+
+class Recorder(WandbLogger):
+    """Notes what it is asked to log."""
+
+    def __init__(self) -> None:
+        super().__init__(save_dir="logs", project="p", version="abc")
+        self.run = Summary()
+        self.keys: set[str] = set()
+        self.pictures: list[str] = []
+
+    experiment = property(lambda self: self.run)  # type: ignore[assignment]
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.keys |= set(metrics)
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **_: Any) -> None:
+        self.pictures.append(key)
+
+    def log_table(self, key: str, **_: Any) -> None:  # type: ignore[override]
+        self.pictures.append(key)
+
+
+def test_wandb_gets_axes_published_numbers_and_what_csv_gets() -> None:
+    recorder, log = Recorder(), CSVLogger("logs", name=None)
+    dashboard = Dashboard([Target("val/accuracy", 0.9, "a paper")])
+    options = {"logger": [log, recorder], "log_every_n_steps": 1, "max_epochs": 2}
+    trainer(dashboard, **options).fit(Steps(), datamodule=Data())
+    assert recorder.run.axes["privacy/*"] == "privacy/steps"
+    assert recorder.run.axes["active/*"] == "active/labelled"
+    assert recorder.run.summary == {"published/val/accuracy": 0.9}
+    assert set(recorder.pictures) == {"curves", "results_fit"}
+    with Path("logs/version_0/metrics.csv").open() as file:
+        columns = set(csv.DictReader(file).fieldnames or ())
+    assert recorder.keys == columns - {"step"}
+    assert {"train/loss_step", "val/accuracy"} <= recorder.keys

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_priv.callbacks import log_media, run_directory
+from lightning_priv.callbacks.media import shows_media
 from lightning_priv.reports import Table
 
 
@@ -109,3 +110,44 @@ def test_wandb_gets_the_same() -> None:
         ("t", {"columns": ["a", "b"], "data": [[1, "x"]], "step": 3}),
         ("i", {"images": [str(path)], "step": None}),
     ]
+
+
+class Writer:
+    """What TensorBoard's writer is asked to do."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, tuple[np.ndarray, int]] = {}
+        self.texts: dict[str, tuple[str, int]] = {}
+
+    def add_image(self, key: str, pixels: np.ndarray, step: int, dataformats: str) -> None:
+        assert dataformats == "HWC"
+        self.images[key] = (pixels, step)
+
+    def add_text(self, key: str, text: str, step: int) -> None:
+        self.texts[key] = (text, step)
+
+
+class Board(TensorBoardLogger):
+    """The logger without the package, which its constructor asks for."""
+
+    def __init__(self) -> None:
+        self.writer = Writer()
+
+    save_dir = property(lambda self: "logs")  # type: ignore[assignment]
+    version = property(lambda self: 0)  # type: ignore[assignment]
+    name = property(lambda self: "board")  # type: ignore[assignment]
+    experiment = property(lambda self: self.writer)  # type: ignore[assignment]
+
+
+def test_tensorboard_gets_the_same() -> None:
+    logger = Board()
+    run = trainer(logger)
+    log_media(run, "test/t", Table(["a", "b"], [(1.5, "x")]), step=3)
+    path = log_media(run, "test/i", torch.tensor([[0.0, 1.0]]))
+    assert path == Path("logs/board/version_0/media/test/i.png")
+    text, step = logger.writer.texts["test/t"]
+    assert (text.splitlines()[-1], step) == ("| 1.5 | x |", 3)
+    pixels, step = logger.writer.images["test/i"]
+    assert (pixels.tolist(), step) == ([[[0] * 3, [255] * 3]], 0)
+    assert shows_media(run)
+    assert not shows_media(trainer(CSVLogger("logs")))

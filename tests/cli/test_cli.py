@@ -87,7 +87,7 @@ def test_our_errors_are_one_line(
     command_line: CommandLine, calculator: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("multiply-two", "--a", "0")
-    assert command_line.run(*words) == (1, "", "error: a is 0 - give another number\n")
+    assert command_line.run(*words) == (5, "", "error: a is 0 - give another number\n")
     monkeypatch.setenv("LIGHTNING_PRIV_TRACEBACK", "1")
     with pytest.raises(DatasetUnavailableError):
         command_line.run(*words)

@@ -162,7 +162,7 @@ def test_csv_and_wandb_fragments(
     (offline,) = root.glob("wandb/offline-run-*")
     assert list(offline.glob("*.wandb"))
     (run,) = (root / "lightning_priv").iterdir()
-    assert {path.name for path in run.iterdir()} == {"checkpoints", "media"}
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "media", "report.html"}
     assert (run / "media/curves.png").is_file()
     (copy,) = offline.rglob("curves*.png")
     assert copy.read_bytes() == (run / "media/curves.png").read_bytes()

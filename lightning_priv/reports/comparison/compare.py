@@ -11,6 +11,7 @@ from lightning_priv.files import write_atomically
 from lightning_priv.reports.comparison.evidence import Run
 from lightning_priv.reports.comparison.read import find_runs
 from lightning_priv.reports.tables import Cell, Table, rounded_up
+from lightning_priv.reports.workspace import save_workspace
 
 __all__ = ["privacy_points", "report", "run_table", "shown"]
 
@@ -37,10 +38,11 @@ NUMBERS = (
 
 
 def report(
-    runs: list[Path],
+    runs: list[Path] = [],  # noqa: B006  never changed; the help shows it
     numbers: list[str] | None = None,
     format: Literal["table", "json", "csv", "markdown"] = "table",
     out: Path | None = None,
+    workspace: str | None = None,
 ) -> str:
     """Compare runs: accuracy, epsilon, risk, multiplicity, information, audits, labels on one page.
 
@@ -50,10 +52,16 @@ def report(
             that at least one run has.
         format: table, json, csv or markdown.
         out: file for the page, with figures, notes and every run's configuration.
+        workspace: ENTITY/PROJECT of W&B, to get a workspace with a section for each part; sent with
+            WANDB_MODE=online only. Needs no runs.
 
     Returns:
         The text for standard output.
     """
+    if not runs:
+        if workspace is None:
+            raise ValueError("name folders of runs, or --workspace ENTITY/PROJECT")
+        return save_workspace(workspace)
     found = find_runs(runs)
     table = run_table(found, numbers or NUMBERS)
     if len(table.columns) == 1:
@@ -71,6 +79,9 @@ def report(
     if format == "table":
         notes = [f"{run.name}: {note}" for run in found for note in run.notes]
         text = "\n".join([text, *notes, *([f"page: {out}"] if out else [])])
+    if workspace is not None:
+        line = save_workspace(workspace)
+        text = f"{text}\n{line}" if format == "table" else text
     return text
 
 

@@ -1,6 +1,5 @@
 """The comparison of runs as one HTML file that needs nothing else."""
 
-import base64
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,8 @@ from pathlib import Path
 from lightning_priv import __version__
 from lightning_priv.reports.comparison.compare import privacy_points, shown
 from lightning_priv.reports.comparison.evidence import Run
-from lightning_priv.reports.html import cell_text, document, figure_image, plain
+from lightning_priv.reports.comparison.groups import groups_html, media_of
+from lightning_priv.reports.html import cell_text, document, figure_image, picture, plain
 from lightning_priv.reports.privacy import accuracy_against_epsilon
 from lightning_priv.reports.tables import Table
 
@@ -77,14 +77,15 @@ def _section(number: int, run: Run) -> str:
             f"<details><summary>Configuration: {plain(_relative(run.config, run))}</summary>"
             f"<div class='scroll'><pre>{plain(text)}</pre></div></details>"
         )
-    parts += [f"<p class='soft'>{plain(t)}</p>{_picture(f, t)}" for t, f in run.figures.items()]
+    parts += groups_html(run)
+    drawn = set(media_of(run.folder).values())
+    parts += [
+        f"<p class='soft'>{plain(title)}</p>{picture(file, title)}"
+        for title, file in run.figures.items()
+        if file not in drawn
+    ]
     return "\n".join(parts)
 
 
 def _relative(file: Path, run: Run) -> str:
     return os.path.relpath(file, run.folder)
-
-
-def _picture(file: Path, title: str) -> str:
-    data = base64.b64encode(file.read_bytes()).decode()
-    return f'<figure><img alt="{plain(title)}" src="data:image/png;base64,{data}"></figure>'

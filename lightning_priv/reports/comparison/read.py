@@ -23,7 +23,13 @@ _SCORES = "scores.csv"  # of the calculator lsi, beside a summary.json
 _LEDGER = "privacy_ledger.jsonl"
 #: what is read of the CSV log, by prefix; epsilon comes from the account's own report
 _LOGGED = ("test/", "val/", "risk/", "active/", "audit/")
-_STUDY_NUMBERS = ("ambiguity", "discrepancy", "unanimous_coverage", "accuracy_majority")
+_STUDY_NUMBERS = (
+    "ambiguity",
+    "discrepancy",
+    "pairwise_disagreement",
+    "unanimous_coverage",
+    "accuracy_majority",
+)
 _RULE_NUMBERS = ("coverage", "selective_risk")
 
 
@@ -153,6 +159,8 @@ def _read_information(run: Run, file: Path, content: dict[str, Any]) -> None:
     difficulty = content.get("difficulty", content)  # of pairs of views it stands by itself
     for key in ("mean", "max"):
         run.numbers[f"lsi/{key}"] = Evidence(float(difficulty[key]), file)
+    for score, found in content.get("detection", {}).items():
+        run.numbers[f"lsi/auroc/{score}"] = Evidence(float(found["auroc"]), file)
     run.figures["most and least informative samples"] = file.with_name("extremes.png")
 
 
