@@ -99,6 +99,27 @@ def test_the_euclidean_divergence_is_in_closed_form():
     assert_close(kl, kl_divergence(Normal(mean, variance.sqrt()), Normal(0.0, 1.0)).sum(1))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_training_step_compiles_to_one_graph(variant):
+    """Encoder, distributions, divergence and decoder."""
+    torch.manual_seed(0)
+    net = VAENetwork(8, 1, variant, encoder_layers=2, decoder_layers=2, width=2)
+    x = torch.rand(4, 1, 8, 8)
+
+    def parts(x):
+        z, kl = net.latent.draw(net.encode(x))
+        return net.decode(z), kl
+
+    compiled = torch.compile(parts, fullgraph=True, backend="aot_eager")
+    torch.manual_seed(1)
+    image, kl = compiled(x)
+    torch.manual_seed(1)
+    assert_close((image, kl), parts(x), rtol=1e-4, atol=1e-5)
+    (image.square().sum() + kl.sum()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
 @pytest.mark.parametrize(
     "space",
     [EuclideanLatent(2), LorentzLatent(2, LorentzManifold(2.0)), PoincareLatent(2, 0.5)],
