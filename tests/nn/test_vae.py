@@ -74,6 +74,20 @@ def test_the_lorentz_network_is_made_of_lorentz_layers():
     assert type(net.decoder[-1]).__name__ == "LorentzConv2d"
 
 
+def test_the_published_initialisation_starts_latent_points_close_together():
+    """Linear layers of +-0.02 whatever the number of inputs, against torch's +-1/sqrt(inputs)."""
+    spread = {}
+    for init in ("published", "fan_in"):
+        torch.manual_seed(0)
+        net = small("l", width=16, init=init)
+        bound = 0.02 if init == "published" else net.mean_head.in_features**-0.5
+        for layer in (net.mean_head, net.decoder[0]):
+            assert layer.init == init
+        assert 0.95 * bound < net.mean_head.weight.abs().max() <= bound
+        spread[init] = net.encode(torch.rand(50, 1, 8, 8)).mean[:, 1:].std(0).mean()
+    assert spread["published"] < 0.5 * spread["fan_in"]
+
+
 def test_the_decoder_of_another_curvature_gets_points_at_the_same_distance():
     net = small("l", k=2.0, decoder_k=0.5).double()
     z = net.prior().sample((6,))
