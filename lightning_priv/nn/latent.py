@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from lightning_priv.functional._stable import widen
 from lightning_priv.functional.lorentz import (
     exp_map,
     log_map,
@@ -180,7 +181,8 @@ class LorentzLatent(_HyperbolicLatent):
 
     def tangent(self, z: Tensor) -> Tensor:
         """Space part of the logarithm at the origin."""
-        return log_map_origin(z, self.manifold.value)
+        # |z|^2 of float32 overflows at a radius of 44 sqrt(k)
+        return log_map_origin(widen(z), self.manifold.value).to(z.dtype)
 
     def from_tangent(self, v: Tensor) -> Tensor:
         """Exponential at the origin."""

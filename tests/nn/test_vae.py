@@ -206,3 +206,18 @@ def test_wrong_options_are_refused():
         small("e", latent_dim=0)
     with pytest.raises(TypeError, match="no hyperbolic space"):
         EuclideanLatent(2).disk(torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("k", [0.1, 1.0])
+def test_gradients_of_draws_far_out_are_finite(k):
+    """Deviations of 6 on a plane of curvature -1/k put points at 1e12 and beyond."""
+    torch.manual_seed(0)
+    space = LorentzLatent(2, LorentzManifold(k))
+    mean = (30 * torch.randn(20000, 2)).requires_grad_()
+    variance = (36 * torch.rand(20000, 2) + 1e-5).requires_grad_()
+    z, kl = space.draw(space.posterior(mean, variance))
+    tangent = space.tangent(z)
+    assert z.abs().max() > 1e9
+    (kl.sum() + tangent.sum()).backward()
+    for found in (z, kl, tangent, mean.grad, variance.grad):
+        assert torch.isfinite(found).all()
