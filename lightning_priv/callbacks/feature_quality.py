@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.metrics.geodesic import FewShotAccuracy, RadiusAUROC, RetrievalByDistance
@@ -24,6 +25,8 @@ class FeatureQuality(Callback):
     - ``lorentz/outlier_auroc``: ``RadiusAUROC``, if there are ``outliers``: test samples against
       another data set's, by the distance to the origin.
 
+    Where classes have too few samples for the episodes, a warning says so and these are left out.
+
     Args:
         top: neighbours that retrieval looks at.
         ways: classes of a few-shot episode.
@@ -36,9 +39,9 @@ class FeatureQuality(Callback):
         head: dotted name of the head in the module.
 
     Raises:
-        ValueError: if an argument is out of range; when the test ends, if too few classes have
-            enough samples for the episodes.
+        ValueError: if an argument is out of range.
         UnsupportedModuleError: when the test starts, if there is no such head.
+        ConfigurationError: when the test ends, if the network cannot take the outliers.
     """
 
     def __init__(
@@ -105,12 +108,16 @@ class FeatureQuality(Callback):
                 self._take_outliers(trainer, pl_module, self.outliers)
         finally:
             self._close()
-        # the metrics have the samples of all processes: equal values are averaged
-        found = {f"retrieval_{name}": v for name, v in self._retrieval.compute().items()}
-        found["few_shot_accuracy"] = self._few_shot.compute()
+        found = {}
+        try:
+            found = {f"retrieval_{name}": v for name, v in self._retrieval.compute().items()}
+            found["few_shot_accuracy"] = self._few_shot.compute()
+        except ValueError as error:  # a test of few batches may have too few classes
+            rank_zero_warn(f"FeatureQuality leaves out what needs more samples: {error}")
         if self.outliers is not None:
             found["outlier_auroc"] = self._radius.compute().float()
         for name, value in found.items():
+            # the metrics have the samples of all processes: equal values are averaged
             pl_module.log(f"lorentz/{name}", value, sync_dist=True)
 
     def on_exception(
