@@ -69,6 +69,16 @@ def test_curves_and_sweeps():
     points = [(0.5, 90.0, 1.0), (2.0, 91.0, 0.5)]
     figure = sweep_figure({"k": {"l": points, "el": points}, "dimensions": {"l": points}}, "%")
     assert [a.get_xlabel() for a in figure.axes] == ["k", "dimensions"]
+    swapped = sweep_figure({"k": {"el": points}, "dimensions": {"l": points, "el": points}}, "%")
+    el = [a.get_legend_handles_labels() for a in swapped.axes]
+    colours = [
+        h.lines[0].get_color()
+        for handles, names in el
+        for h, n in zip(handles, names, strict=True)
+        if n == "el"
+    ]
+    assert len(set(colours)) == 1
+    assert len(colours) == 2
     with pytest.raises(ValueError, match="no point"):
         sweep_figure({"k": {}}, "%")
 
