@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.metrics.geodesic import FewShotAccuracy, RadiusAUROC, RetrievalByDistance

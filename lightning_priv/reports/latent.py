@@ -125,8 +125,10 @@ def _ridges(filled: Mapping[str, Tensor], edges: Tensor, xlabel: str) -> Figure:
     for place, (name, r) in enumerate(filled.items()):
         heights = torch.histogram(r, edges).hist
         top = place - 0.85 * torch.cat([heights, heights[-1:]]) / heights.max()
-        options = {"color": f"C{place % 10}", "alpha": 0.6, "linewidth": 0}
-        axis.fill_between(edges.numpy(), place, top.numpy(), step="post", **options)
+        axis.fill_between(
+            edges.numpy(), place, top.numpy(), step="post", color=f"C{place % 10}", alpha=0.6,
+            linewidth=0,
+        )  # fmt: skip
         axis.plot([float(r.mean())], [place], "|", color="black", markersize=9)
         axis.axhline(place, color="grey", linewidth=0.4)
         axis.text(float(edges[0]), place, f"{name} ", ha="right", va="bottom", fontsize=8)
