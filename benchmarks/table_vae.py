@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one epoch, narrow: no result")
     options = parser.parse_args()
     if options.smoke:
-        options.epochs, options.width = 1, 4
+        options.epochs, options.width, options.seeds = 1, 4, options.seeds[:1]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
