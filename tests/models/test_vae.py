@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch.testing import assert_close
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from lightning_priv.callbacks import GenerationQuality, LatentPictures
 from lightning_priv.data import Digits, PhotoPatches
@@ -153,6 +154,12 @@ def test_distances_of_a_perfect_and_of_a_blind_generator():
     )
     # every real, drawn and reconstructed image once: 360, 360 and the 144 to validate on
     assert pixels.seen == 360 + 360 + 144
+    data = Digits(batch_size=100)
+    data.setup()
+    direct = FrechetInceptionDistance(feature=Pixels())
+    direct.update(data.test_dataset.inputs(), real=True)
+    direct.update(data.val_dataset.inputs(), real=False)
+    assert result["test/fid_reconstruction"] == pytest.approx(float(direct.compute()), rel=1e-3)
     assert result["test/fid_reconstruction"] < 0.3
     assert abs(result["test/kid_reconstruction"]) < 0.05
     assert result["test/fid_generation"] > 4
