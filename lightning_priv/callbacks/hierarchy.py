@@ -34,6 +34,7 @@ class HierarchyPictures(Callback):
       and of classes, and of the samples. Centroids lie nearer the origin than points whatever the
       points are, so a grey band shows superclasses of randomly grouped classes: a learnt hierarchy
       lies above it. Beside it the radius of samples against the largest probability;
+    - ``superclasses`` (table): the radius of each superclass, and the mean of its classes;
     - ``radius``: histogram of the samples' radii, by superclass;
     - ``disk``: two-dimensional hyperbolic features on the Poincaré disk;
     - ``umap``: with ``umap: true``, features of any dimension on the Poincaré disk by UMAP (needs
@@ -167,6 +168,9 @@ class HierarchyPictures(Callback):
         ]
         columns = ["level", "number", "mean radius", "smallest", "largest"]
         log_media(trainer, "lorentz/hierarchy", Table(columns, rows, "distance to the origin"))
+        members = [(n, len(c), float(r), float(c.mean())) for n, r, c in families]
+        columns = ["superclass", "classes", "radius", "mean radius of its classes"]
+        log_media(trainer, "lorentz/superclasses", Table(columns, members, "superclasses"))
         own = superclass_of[labels]
         present_groups = own.unique().tolist()
         if len(present_groups) <= _FEW:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 __all__ = ["hierarchy_figure"]
 
+_NAMED = 10  # colours that can be told apart
 _LEVELS = ("everything", "superclasses", "classes", "samples")
 
 
@@ -25,7 +26,8 @@ def hierarchy_figure(
         random: mean radius of superclasses for random groupings of the classes; a grey band of
             their 5 to 95 % quantiles.
         certainty: radius of samples and largest probability, shapes (N,).
-        families: name, radius () of a superclass and radii (C,) of its classes; joined by lines.
+        families: name, radius () of a superclass and radii (C,) of its classes; joined by lines,
+            and named if there are at most ten.
         title: title of the figure.
 
     Raises:
@@ -50,7 +52,7 @@ def hierarchy_figure(
     for number, (name, own, children) in enumerate(families):
         style = {"color": f"C{number % 10}", "marker": "o", "markersize": 4, "linewidth": 0.8}
         for i, child in enumerate(children.detach().float().cpu().tolist()):
-            label = name if i == 0 and len(families) <= 20 else None
+            label = name if i == 0 and len(families) <= _NAMED else None
             axis.plot([1, 2], [float(own), child], label=label, **style)
     if random.numel():
         low, high = torch.quantile(
@@ -67,8 +69,8 @@ def hierarchy_figure(
     axis.set_xticks(range(4), _LEVELS)
     axis.set(ylabel="distance to the origin", title=title, ylim=(0, None))
     axis.grid(alpha=0.3, axis="y")
-    if random.numel() or families:
-        axis.legend(fontsize=6 if len(families) > 8 else 8)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)
     if certainty is not None:
         radius, confidence = (value.detach().float().cpu().numpy() for value in certainty)
         axes[1].scatter(radius, confidence, s=5, alpha=0.4, linewidths=0)

@@ -115,7 +115,7 @@ def test_hierarchy_of_the_digits(variant, tmp_path):
     assert result["lorentz/hierarchy_p_value"] == pytest.approx(found.p_value)
     assert -1 <= result["lorentz/radius_confidence"] <= 1
     folder = tmp_path / "media/lorentz"
-    pictures = {"hierarchy.png", "hierarchy.csv", "radius.png"}
+    pictures = {"hierarchy.png", "hierarchy.csv", "superclasses.csv", "radius.png"}
     assert {p.name for p in folder.iterdir()} == pictures | (
         {"disk.png"} if variant == "l" else set()
     )
@@ -128,6 +128,9 @@ def test_hierarchy_of_the_digits(variant, tmp_path):
         ("samples", "360"),
         ("random superclasses (means)", "30"),
     ]
+    with (folder / "superclasses.csv").open() as file:
+        radii = [float(r["radius"]) for r in csv.DictReader(file)]
+    assert radii == pytest.approx(found.superclass.tolist(), rel=1e-4)
     assert not model.net.head._forward_pre_hooks
 
 

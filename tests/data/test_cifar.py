@@ -161,5 +161,5 @@ def test_the_hierarchy_of_cifar100_is_drawn(fake_cifar100: type[CIFAR100], tmp_p
     assert callback.result.superclass.shape == (len(groups),)
     assert 0 < result["lorentz/hierarchy_p_value"] <= 1
     assert {p.name for p in (tmp_path / "media/lorentz").iterdir()} == {
-        *("hierarchy.png", "hierarchy.csv", "radius.png"),
+        *("hierarchy.png", "hierarchy.csv", "superclasses.csv", "radius.png"),
     }

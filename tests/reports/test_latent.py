@@ -116,6 +116,9 @@ def test_levels_of_a_hierarchy():
     assert joined == [pytest.approx([0.5, 1.0]), pytest.approx([0.5, 1.1])]
     assert [t.get_text() for t in left.get_xticklabels()] == list(radii)
     assert len(right.collections[0].get_offsets()) == 50
-    assert len(hierarchy_figure(radii, torch.empty(0)).axes) == 1
+    (alone,) = hierarchy_figure(radii, torch.empty(0)).axes
+    assert alone.get_legend() is None
+    (crowd,) = hierarchy_figure(radii, torch.rand(30), families=20 * families).axes
+    assert [t.get_text() for t in crowd.get_legend().get_texts()] == ["random groups, mean"]
     with pytest.raises(ValueError, match="no radius for classes"):
         hierarchy_figure({**radii, "classes": torch.empty(0)}, torch.empty(0))
