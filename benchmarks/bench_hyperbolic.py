@@ -6,9 +6,10 @@ step        forward + backward in training mode, and the bytes that autograd kee
 layers      the same for single layers (64 channels, 32x32) against their Euclidean counterparts
 inference   forward in evaluation mode
 autocast    as step, in bfloat16 autocast
+formats     step with contiguous and with channels-last images and weights, float32 and autocast
 memory      growth of the peak of resident memory by one step, each network in a process of its own
 arithmetic  error against float64: batch norm far from the origin, logits in float32 and bfloat16
-gpu         step in float32 and bfloat16, with peak memory; left out where there is no GPU
+gpu         step in float32 and bfloat16, with peak memory, and formats; left out without a GPU
 
 Times are CPU times (GPU: wall times), the compared networks take turns. Rows of networks:
 
@@ -241,6 +242,26 @@ def inference(options: argparse.Namespace) -> None:
         show(f"inference, batch {batch}", race(calls, options.rounds), "E")
 
 
+def formats(options: argparse.Namespace, device: str = "cpu") -> None:
+    batch = (options.batch if device == "cpu" else options.gpu_batch)[0]
+    x, y = data(options, batch, device)
+    for half in (False, True):
+        calls = {}
+        for name in ("E", "L", "L, layers"):
+            losses = []
+            for row, layout in (
+                (name, torch.contiguous_format),
+                (f"{name}, channels last", torch.channels_last),
+            ):
+                net = network(name, options, device).to(memory_format=layout)
+                loss, calls[row] = training_step(net, x.to(memory_format=layout), y, half)
+                losses.append(loss().item())
+            if not math.isclose(*losses, rel_tol=1e-1 if half else 1e-3):
+                raise SystemExit(f"{name} computes another function on channels-last images")
+        title = f"{device}, {'bfloat16 autocast' if half else 'float32'}, batch {batch}"
+        show(title, race(calls, options.rounds, device), "E")
+
+
 def _resident(field: str) -> float:
     """VmRSS or VmHWM (its peak) of this process, MiB."""
     status = Path("/proc/self/status").read_text()
@@ -325,11 +346,12 @@ def gpu(options: argparse.Namespace) -> None:
             times = race(calls, options.rounds, "cuda")
             title = f"GPU, {'bfloat16 autocast' if half else 'float32'}, batch {batch}"
             show(title, times, "E", **{"peak MiB": peak})
+    formats(options, "cuda")
 
 
 SECTIONS = {
     section.__name__: section
-    for section in (step, layers, inference, autocast, memory, arithmetic, gpu)
+    for section in (step, layers, inference, autocast, formats, memory, arithmetic, gpu)
 }
 
 

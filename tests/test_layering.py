@@ -79,6 +79,7 @@ OPTIONAL = {  # optional package -> the files it belongs to
     "datasets": ("data/text.py",),
     "pyarrow": ("reports/information/files.py",),
     "safetensors": ("data/feature_files.py",),
+    "umap": ("reports/hyperbolic_umap.py",),
     "transformers": ("data/text.py", "data/token_ids.py", "nn/text_transformer.py"),
 }
 IN_FUNCTIONS_ONLY = {

@@ -3,7 +3,9 @@ from .active import ActiveLearning as ActiveLearning
 from .baseline import LinearBaseline as LinearBaseline
 from .dashboard import Dashboard as Dashboard
 from .dashboard import Target as Target
+from .feature_quality import FeatureQuality as FeatureQuality
 from .generation import GenerationQuality as GenerationQuality
+from .hierarchy import HierarchyPictures as HierarchyPictures
 from .hyperbolicity import DeltaHyperbolicity as DeltaHyperbolicity
 from .information import LSIProbe as LSIProbe
 from .latent import LatentPictures as LatentPictures

@@ -1,6 +1,7 @@
 """Fréchet and kernel distances between real and generated images."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,6 +38,17 @@ class _Pooled(nn.Module):
         return self.body(x).mean((2, 3))
 
 
+class _Features(nn.Module):
+    """Stands where torchmetrics wants an extractor: what comes in are features already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
 class GenerationQuality(Callback):
     """FID and KID of an autoencoder's reconstructions and samples, at the end of ``test``.
 
@@ -62,7 +74,8 @@ class GenerationQuality(Callback):
         ValueError: if an argument is out of range.
         UnsupportedModuleError: when the test starts, if the module is no autoencoder, or without an
             extractor if the data module has no labelled training part.
-        ConfigurationError: when the test starts, if there are no validation images.
+        ConfigurationError: when the test starts, if there are no validation images, or the
+            extractor does not say how many features it gives.
     """
 
     def __init__(
@@ -79,6 +92,7 @@ class GenerationQuality(Callback):
         self.extractor = extractor
         self.kid_subset_size = kid_subset_size
         self.offline_epochs = offline_epochs
+        self._extract: nn.Module = _Features(1)
         self._metrics: dict[str, tuple[FrechetInceptionDistance, KernelInceptionDistance]] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,13 +105,19 @@ class GenerationQuality(Callback):
                 "--data.init_args.val_size, for example 0.1"
             )
         extractor = self.extractor or self._train(trainer, data)
-        extractor = extractor.to(pl_module.device).eval().requires_grad_(False)
+        size = getattr(extractor, "num_features", None)
+        if not isinstance(size, int):
+            raise ConfigurationError(
+                f"the extractor {type(extractor).__name__} must say how many features it gives in "
+                f"its attribute num_features (a whole number), got {size!r}"
+            )
+        self._extract = extractor.to(pl_module.device).eval().requires_grad_(False)
         self._metrics = {
             what: (
-                FrechetInceptionDistance(feature=extractor).to(pl_module.device),
-                KernelInceptionDistance(feature=extractor, subset_size=self.kid_subset_size).to(
-                    pl_module.device
-                ),
+                FrechetInceptionDistance(feature=_Features(size)).to(pl_module.device),
+                KernelInceptionDistance(
+                    feature=_Features(size), subset_size=self.kid_subset_size
+                ).to(pl_module.device),
             )
             for what in ("reconstruction", "generation")
         }
@@ -113,13 +133,12 @@ class GenerationQuality(Callback):
     ) -> None:
         """Take real images, and draw as many."""
         x = _images(batch).float()
-        self._update("reconstruction", x, real=True)
-        self._update("generation", x, real=True)
+        self._update(["reconstruction", "generation"], x, real=True)
         with isolate_rng():
             # processes start from one seed and would all draw the same images
             torch.manual_seed(mix(torch.initial_seed(), trainer.global_rank, batch_idx))
             drawn = as_autoencoder(pl_module, "").sample(len(x)).float()
-        self._update("generation", drawn, real=False)
+        self._update(["generation"], drawn, real=False)
 
     @torch.no_grad()
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,7 +147,8 @@ class GenerationQuality(Callback):
         with trainer.precision_plugin.forward_context():
             for batch in trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
                 x = _images(batch).to(pl_module.device)
-                self._update("reconstruction", module.decode(module.encode_mean(x)), real=False)
+                drawn = module.decode(module.encode_mean(x))
+                self._update(["reconstruction"], drawn, real=False)
         label = "" if self.extractor is not None else "offline_"
         for what, (fid, kid) in self._metrics.items():
             try:
@@ -145,9 +165,14 @@ class GenerationQuality(Callback):
                 pl_module.log(f"test/{name}_{label}{what}", value.float(), sync_dist=True)
         self._metrics = {}
 
-    def _update(self, what: str, images: Tensor, real: bool) -> None:
-        for metric in self._metrics[what]:
-            metric.update(images.float(), real=real)
+    @torch.no_grad()
+    def _update(self, names: Sequence[str], images: Tensor, real: bool) -> None:
+        """Give the features of images to metrics; the extractor sees every image once."""
+        with torch.autocast(images.device.type, enabled=False):
+            features = self._extract(images.float())
+        for name in names:
+            for metric in self._metrics[name]:
+                metric.update(features, real=real)
 
     def _train(self, trainer: Trainer, data: Any) -> nn.Module:
         """A small CNN trained on the training part: the same on every process and in every run."""

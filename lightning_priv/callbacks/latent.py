@@ -16,6 +16,8 @@ from .media import log_media
 
 __all__ = ["LatentPictures"]
 
+_SMALLEST = 32  # pixels of an image in a picture
+
 
 class LatentPictures(Callback):
     """Draw reconstructions, samples, geodesic interpolations and the latent points of a test.
@@ -89,12 +91,12 @@ class LatentPictures(Callback):
             samples = module.sample(self.images**2)
         top = x[: self.images]
         rows = torch.stack([top.float(), module.decode(module.encode_mean(top)).float()])
-        log_media(trainer, "latent/reconstruction", image_grid(rows).cpu())
+        log_media(trainer, "latent/reconstruction", image_grid(rows, smallest=_SMALLEST).cpu())
         squared = samples.unflatten(0, (self.images, self.images))
-        log_media(trainer, "latent/samples", image_grid(squared).cpu())
+        log_media(trainer, "latent/samples", image_grid(squared, smallest=_SMALLEST).cpu())
         half = len(x) // 2
         lines = module.interpolate(x[:half], x[half : 2 * half], self.steps)
-        log_media(trainer, "latent/interpolation", image_grid(lines).cpu())
+        log_media(trainer, "latent/interpolation", image_grid(lines, smallest=_SMALLEST).cpu())
         labels = torch.cat(self._labels).cpu() if self._labels else None
         names = self._names(trainer, labels)
         self._draw_points(trainer, module, z, labels, names, x)

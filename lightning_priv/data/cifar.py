@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 from a folder, or downloaded on request."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,6 +25,28 @@ orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porc
 rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
 squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
 trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+_CIFAR100_SUPERCLASSES = """
+aquatic mammals: beaver dolphin otter seal whale
+fish: aquarium_fish flatfish ray shark trout
+flowers: orchid poppy rose sunflower tulip
+food containers: bottle bowl can cup plate
+fruit and vegetables: apple mushroom orange pear sweet_pepper
+household electrical devices: clock keyboard lamp telephone television
+household furniture: bed chair couch table wardrobe
+insects: bee beetle butterfly caterpillar cockroach
+large carnivores: bear leopard lion tiger wolf
+large man-made outdoor things: bridge castle house road skyscraper
+large natural outdoor scenes: cloud forest mountain plain sea
+large omnivores and herbivores: camel cattle chimpanzee elephant kangaroo
+medium-sized mammals: fox porcupine possum raccoon skunk
+non-insect invertebrates: crab lobster snail spider worm
+people: baby boy girl man woman
+reptiles: crocodile dinosaur lizard snake turtle
+small mammals: hamster mouse rabbit shrew squirrel
+trees: maple_tree oak_tree palm_tree pine_tree willow_tree
+vehicles 1: bicycle bus motorcycle pickup_truck train
+vehicles 2: lawn_mower rocket streetcar tank tractor
 """
 
 
@@ -143,13 +166,19 @@ class CIFAR100(CIFAR10):
     """CIFAR-100: 50,000 training and 10,000 test pictures of 32x32 pixels in 100 classes.
 
     Everything is as in ``CIFAR10``, the paper's mean and deviation too; the folder is
-    ``cifar-100-python``.
+    ``cifar-100-python``. ``superclasses`` holds the set's 20 superclasses of 5 classes each.
 
     The arguments are those of ``CIFAR10``.
     """
 
     num_classes = 100
     class_names = tuple(_CIFAR100_NAMES.split())
+    superclasses: Mapping[str, tuple[str, ...]] = {
+        name: tuple(members.split())
+        for name, members in (
+            line.split(":") for line in _CIFAR100_SUPERCLASSES.strip().splitlines()
+        )
+    }
     reader = datasets.CIFAR100
 
 

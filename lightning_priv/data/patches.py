@@ -1,5 +1,6 @@
 """Colour patches of the photographs that installed packages ship: an offline stand-in for CIFAR."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -64,9 +65,9 @@ class PhotoPatches(ClassificationDataModule):
 
     The patches do not overlap. Those in the left 80 % of a photograph are for training, those in
     the right 20 % for testing; validation takes the rightmost columns of the training part.
-    Neighbours look alike, so a split at random would make the test too easy. The photographs come
-    with scikit-image, scikit-learn and matplotlib (most are public domain or CC0). Needs the
-    extra ``data``.
+    Neighbours look alike, so a split at random would make the test too easy. ``superclasses`` sorts
+    the photographs by what they show. They come with scikit-image, scikit-learn and matplotlib
+    (most are public domain or CC0). Needs the extra ``data``.
 
     Args:
         batch_size: samples in a batch, of each process.
@@ -90,6 +91,12 @@ class PhotoPatches(ClassificationDataModule):
     num_classes = len(_PHOTOS)
     input_shape = (3, _SIZE, _SIZE)
     class_names = tuple(_PHOTOS)
+    superclasses: Mapping[str, tuple[str, ...]] = {
+        "people": ("astronaut", "officer"),
+        "living things": ("cat", "flower"),
+        "made things": ("china", "coffee", "motorcycle", "rocket"),
+        "science": ("galaxies", "retina", "tissue"),
+    }
 
     def __init__(
         self,

@@ -8,6 +8,8 @@ from .adversarial import pgd as pgd
 from .geodesic_sets import class_centroids as class_centroids
 from .geodesic_sets import pairwise_distance as pairwise_distance
 from .geodesic_sets import radius_certainty as radius_certainty
+from .hierarchy import HierarchyRadii as HierarchyRadii
+from .hierarchy import hierarchy_radii as hierarchy_radii
 from .hyperbolicity import Hyperbolicity as Hyperbolicity
 from .hyperbolicity import delta_hyperbolicity as delta_hyperbolicity
 from .hyperbolicity import gromov_delta as gromov_delta

@@ -11,11 +11,21 @@ _SERIES_ASINH = 1e-3
 _SERIES_LOG = 1e-2  # (next term 2e-16 relative; the closed form cancels below)
 
 
+def _near(q: Tensor, small: Tensor) -> Tensor:
+    """Arguments of a series: 0 where it is not taken.
+
+    There its powers would overflow (q^6 in float32 from 3e6 on), and 0 * inf in the backward pass
+    of ``torch.where`` is NaN, although the value comes from the other branch.
+    """
+    return torch.where(small, q, torch.zeros_like(q))
+
+
 def sinhc(q: Tensor) -> Tensor:
     """sinh(sqrt(q)) / sqrt(q) for q >= 0, smooth at 0; shape and dtype of ``q``."""
     small = q < _SERIES_SINH
     root = torch.where(small, torch.ones_like(q), q).sqrt()
-    series = 1 + q / 6 * (1 + q / 20 * (1 + q / 42 * (1 + q / 72)))
+    n = _near(q, small)
+    series = 1 + n / 6 * (1 + n / 20 * (1 + n / 42 * (1 + n / 72)))
     return torch.where(small, series, torch.sinh(root) / root)
 
 
@@ -23,7 +33,8 @@ def asinhc(q: Tensor) -> Tensor:
     """asinh(sqrt(q)) / sqrt(q) for q >= 0, smooth at 0; shape and dtype of ``q``."""
     small = q < _SERIES_ASINH
     root = torch.where(small, torch.ones_like(q), q).sqrt()
-    series = 1 - q * (1 / 6 - q * (3 / 40 - q * (15 / 336 - q * (105 / 3456 - q * 945 / 42240))))
+    n = _near(q, small)
+    series = 1 - n * (1 / 6 - n * (3 / 40 - n * (15 / 336 - n * (105 / 3456 - n * 945 / 42240))))
     return torch.where(small, series, torch.asinh(root) / root)
 
 
@@ -39,7 +50,8 @@ def tanhc(q: Tensor) -> Tensor:
     """tanh(sqrt(q)) / sqrt(q) for q >= 0, smooth at 0; shape and dtype of ``q``."""
     small = q < _SERIES_SINH
     root = torch.where(small, torch.ones_like(q), q).sqrt()
-    series = 1 - q * (1 / 3 - q * (2 / 15 - q * (17 / 315 - q * (62 / 2835 - q * 1382 / 155925))))
+    n = _near(q, small)
+    series = 1 - n * (1 / 3 - n * (2 / 15 - n * (17 / 315 - n * (62 / 2835 - n * 1382 / 155925))))
     return torch.where(small, series, torch.tanh(root) / root)
 
 
@@ -48,7 +60,8 @@ def log_sinhc(q: Tensor) -> Tensor:
     small = q < _SERIES_LOG
     x = torch.where(small, torch.ones_like(q), q).sqrt()
     far = x + torch.log(-torch.expm1(-2 * x) / (2 * x))
-    return torch.where(small, q * (1 / 6 - q * (1 / 180 - q * (1 / 2835 - q / 37800))), far)
+    n = _near(q, small)
+    return torch.where(small, n * (1 / 6 - n * (1 / 180 - n * (1 / 2835 - n / 37800))), far)
 
 
 def safe_sqrt(q: Tensor) -> Tensor:

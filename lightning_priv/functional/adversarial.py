@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from lightning_priv.errors import DivergenceError
+
 __all__ = ["fgsm", "pgd"]
 
 Classify = Callable[[Tensor], Tensor]
@@ -34,6 +36,7 @@ def fgsm(
 
     Raises:
         ValueError: if a budget is negative, or ``x`` lies outside of the bounds.
+        DivergenceError: if the gradient is NaN.
     """
     return pgd(classify, x, y, epsilon, steps=1, step_size=epsilon, bounds=bounds)
 
@@ -70,6 +73,8 @@ def pgd(
     Raises:
         ValueError: if ``steps`` is below 1, a budget is negative, or ``x`` lies outside of the
             bounds.
+        DivergenceError: if a gradient is NaN: its sign would be no attack, and the accuracy left
+            would look like robustness.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -88,6 +93,12 @@ def pgd(
         with torch.enable_grad():
             loss = F.cross_entropy(classify(current), y, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, current)
+        if bool(gradient.isnan().any()):
+            where = "the inputs hold" if bool(x.isnan().any()) else "the network gives"
+            raise DivergenceError(
+                f"{where} NaN, so there is no gradient to attack along; check the data and the "
+                "checkpoint, or attack in float32 (trainer.precision: 32-true)"
+            )
         current = (current.detach() + step * gradient.sign()).clamp(low, high)
     return current
 

@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Distribution, Independent, Normal
 
+from lightning_priv.functional._stable import widen
 from lightning_priv.functional.lorentz import (
     exp_map,
     log_map,
@@ -114,8 +115,10 @@ class EuclideanLatent(LatentSpace):
 
     def draw(self, posterior: Distribution) -> tuple[Tensor, Tensor]:
         """See the base class; 0.5 sum(var + mean^2 - log var - 1)."""
-        z = posterior.rsample()
-        return z, kl_divergence(posterior, self.prior(z).expand(posterior.batch_shape))
+        # torch's kl_divergence looks its formula up in a way that torch.compile cannot follow
+        mean, variance = posterior.mean, posterior.variance
+        kl = 0.5 * (variance + mean.square() - variance.log() - 1).sum(-1)
+        return posterior.rsample(), kl
 
     def tangent(self, z: Tensor) -> Tensor:
         """The points themselves."""
@@ -178,7 +181,8 @@ class LorentzLatent(_HyperbolicLatent):
 
     def tangent(self, z: Tensor) -> Tensor:
         """Space part of the logarithm at the origin."""
-        return log_map_origin(z, self.manifold.value)
+        # |z|^2 of float32 overflows at a radius of 44 sqrt(k)
+        return log_map_origin(widen(z), self.manifold.value).to(z.dtype)
 
     def from_tangent(self, v: Tensor) -> Tensor:
         """Exponential at the origin."""

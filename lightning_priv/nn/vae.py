@@ -64,6 +64,8 @@ class VAENetwork(nn.Module):
             curvature is -1/k. The ball of ``ep`` has c = 1/k (0.1 in the paper: k = 10).
         decoder_k: squared radius of the decoder's Lorentz layers, if it is another one.
         learn_k: train the curvatures (variants ``el`` and ``l``).
+        init: initialisation of the linear layers of ``l``, see ``LorentzLinear``; ``published`` is
+            the paper's, whose +-0.02 start the latent points close together.
 
     Shape:
         Images (B, in_channels, image_size, image_size); latent points (B, latent_dim), with a time
@@ -93,6 +95,7 @@ class VAENetwork(nn.Module):
         k: float = 1.0,
         decoder_k: float | None = None,
         learn_k: bool = False,
+        init: Literal["published", "fan_in"] = "fan_in",
     ) -> None:
         super().__init__()
         channels = 8 * width if decoder_channels is None else decoder_channels
@@ -106,7 +109,7 @@ class VAENetwork(nn.Module):
             None if decoder_k is None else LorentzManifold(decoder_k, learnable=learn_k)
         )
         self.latent = self._make_latent(latent_dim)
-        layers = _Layers(variant == "l", self.manifold)
+        layers = _Layers(variant == "l", self.manifold, init)
         widths = [in_channels, *(width * 2**i for i in range(encoder_layers))]
         self.encoder = nn.Sequential(
             *(layers.down(i, o) for i, o in pairwise(widths)), layers.flatten()
@@ -117,7 +120,7 @@ class VAENetwork(nn.Module):
         features = widths[-1] * side**2
         self.mean_head = layers.linear(features, latent_dim)
         self.variance_head = layers.linear(features, latent_dim)
-        layers = _Layers(variant == "l", self.decoder_manifold or self.manifold)
+        layers = _Layers(variant == "l", self.decoder_manifold or self.manifold, init)
         start = image_size // 2**ups
         halved = [channels // 2**i for i in range(ups + 1)]
         self.decoder = nn.Sequential(
@@ -172,12 +175,17 @@ class VAENetwork(nn.Module):
 class _Layers:
     """Makes the layers of either geometry."""
 
-    def __init__(self, curved: bool, manifold: LorentzManifold) -> None:
+    def __init__(
+        self, curved: bool, manifold: LorentzManifold, init: Literal["published", "fan_in"]
+    ) -> None:
         self.curved = curved
         self.manifold = manifold
+        self.init: Literal["published", "fan_in"] = init
 
     def linear(self, i: int, o: int) -> nn.Module:
-        return LorentzLinear(i, o, manifold=self.manifold) if self.curved else nn.Linear(i, o)
+        if self.curved:
+            return LorentzLinear(i, o, manifold=self.manifold, init=self.init)
+        return nn.Linear(i, o)
 
     def flatten(self) -> nn.Module:
         return LorentzFlatten() if self.curved else nn.Flatten()

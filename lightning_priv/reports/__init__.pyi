@@ -5,6 +5,8 @@ from .figures import confusion_matrix as confusion_matrix
 from .figures import learning_curves as learning_curves
 from .privacy import accuracy_against_epsilon as accuracy_against_epsilon
 from .tables import Table as Table
+from .hierarchy import hierarchy_figure as hierarchy_figure
+from .hyperbolic_umap import hyperbolic_umap as hyperbolic_umap
 from .latent import image_grid as image_grid
 from .latent import poincare_disk as poincare_disk
 from .latent import radius_histogram as radius_histogram

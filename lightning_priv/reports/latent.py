@@ -10,22 +10,27 @@ from torch import Tensor
 
 __all__ = ["image_grid", "poincare_disk", "radius_histogram"]
 
+_LINES = 4  # histograms that can be told apart as lines
 
-def image_grid(images: Tensor, gap: int = 1) -> Tensor:
+
+def image_grid(images: Tensor, gap: int = 1, smallest: int = 1) -> Tensor:
     """Put images side by side.
 
     Args:
         images: values in [0, 1], shape (R, N, C, H, W): R rows of N images.
         gap: pixels of white between them.
+        smallest: height that images are enlarged to, by a whole factor f, if they are lower.
 
     Returns:
-        One image, shape (C, R (H + gap) - gap, N (W + gap) - gap).
+        One image, shape (C, R (f H + gap) - gap, N (f W + gap) - gap).
 
     Raises:
         ValueError: if the shape is another one.
     """
     if images.dim() != 5:
         raise ValueError(f"images must have shape (R, N, C, H, W), got {tuple(images.shape)}")
+    factor = -(-smallest // images.shape[-2])
+    images = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     padded = torch.nn.functional.pad(images.float().clamp(0, 1), (0, gap, 0, gap), value=1.0)
     rows, count, channels, height, width = padded.shape
     whole = padded.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, count * width)
@@ -85,7 +90,7 @@ def poincare_disk(
 def radius_histogram(
     radii: Mapping[str, Tensor], bins: int = 30, xlabel: str = "distance to the origin"
 ) -> Figure:
-    """Histograms of radii, one line for each group.
+    """Histograms of radii: lines of up to four groups, else one below the other.
 
     Args:
         radii: values of each group, shape (N,).
@@ -99,7 +104,9 @@ def radius_histogram(
     if not filled:
         raise ValueError("radius_histogram got no value; give at least one group with its radii")
     whole = torch.cat(list(filled.values()))
-    edges = torch.linspace(float(whole.min()), float(whole.max()) + 1e-6, bins + 1)
+    edges = torch.linspace(float(whole.min()), float(whole.max()) * (1 + 1e-6) + 1e-6, bins + 1)
+    if len(filled) > _LINES:
+        return _ridges(filled, edges, xlabel)
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axis = figure.subplots()
     for name, r in filled.items():
@@ -108,4 +115,24 @@ def radius_histogram(
     axis.grid(alpha=0.3)
     if len(filled) > 1:
         axis.legend(fontsize=7)
+    return figure
+
+
+def _ridges(filled: Mapping[str, Tensor], edges: Tensor, xlabel: str) -> Figure:
+    """One small histogram for each group, the group's mean marked, all on one axis."""
+    figure = Figure(figsize=(6, 1 + 0.35 * len(filled)), layout="constrained")
+    axis = figure.subplots()
+    for place, (name, r) in enumerate(filled.items()):
+        heights = torch.histogram(r, edges).hist
+        top = place - 0.85 * torch.cat([heights, heights[-1:]]) / heights.max()
+        axis.fill_between(
+            edges.numpy(), place, top.numpy(), step="post", color=f"C{place % 10}", alpha=0.6,
+            linewidth=0,
+        )  # fmt: skip
+        axis.plot([float(r.mean())], [place], "|", color="black", markersize=9)
+        axis.axhline(place, color="grey", linewidth=0.4)
+        axis.text(float(edges[0]), place, f"{name} ", ha="right", va="bottom", fontsize=8)
+    axis.set(xlabel=xlabel, yticks=[], ylim=(len(filled) - 0.7, -1))
+    axis.spines[["left", "right", "top"]].set_visible(False)
+    axis.grid(alpha=0.3, axis="x")
     return figure

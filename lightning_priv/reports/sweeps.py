@@ -26,10 +26,12 @@ def sweep_figure(
         raise ValueError("sweep_figure got no point; give at least one for each method")
     figure = Figure(figsize=(5 * len(panels), 3.8), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     for axis, (option, lines) in zip(axes, panels.items(), strict=True):
         for name, points in lines.items():
             x, mean, deviation = zip(*points, strict=True)
-            axis.errorbar(x, mean, deviation, fmt=".-", capsize=2, label=name)
+            colour = f"C{names.index(name) % 10}"  # of a method in every panel
+            axis.errorbar(x, mean, deviation, fmt=".-", capsize=2, label=name, color=colour)
         if logarithmic:
             axis.set_xscale("log", base=2)
         axis.set(xlabel=option, ylabel=ylabel)

@@ -3,10 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torchvision import datasets, transforms
 
+from lightning_priv.callbacks import HierarchyPictures
 from lightning_priv.data import CIFAR10, CIFAR100
 from lightning_priv.errors import DatasetUnavailableError
+from lightning_priv.models import Classifier
+from lightning_priv.nn import HyperbolicResNet
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -121,3 +125,41 @@ def test_a_failed_download_says_what_else(fake_cifar10: type[CIFAR10], tmp_path:
         DatasetUnavailableError, match=r"could not be downloaded from file:.*run con"
     ):
         data.prepare_data()
+
+
+def test_superclasses_of_cifar100() -> None:
+    """20 of 5 classes each; single ones from the description of the set (Krizhevsky 2009)."""
+    tree = CIFAR100.superclasses
+    assert len(tree) == 20
+    assert {len(members) for members in tree.values()} == {5}
+    listed = [name for members in tree.values() for name in members]
+    assert sorted(listed) == sorted(CIFAR100.class_names)
+    assert tree["trees"] == ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree")
+    assert tree["aquatic mammals"] == ("beaver", "dolphin", "otter", "seal", "whale")
+    assert "tank" in tree["vehicles 2"]
+
+
+def test_the_hierarchy_of_cifar100_is_drawn(fake_cifar100: type[CIFAR100], tmp_path: Path) -> None:
+    """On the copy's 20 test pictures, one of each of the first 20 classes."""
+    callback = HierarchyPictures(groupings=20)
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[callback],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=str(tmp_path),
+    )
+    torch.manual_seed(0)
+    model = Classifier(HyperbolicResNet(10, 100, "l", width=2), num_classes=100)
+    (result,) = trainer.test(model, fake_cifar100(str(tmp_path)), verbose=False)
+    assert callback.result is not None
+    assert callback.result.class_centroid.shape == (20,)
+    # apple .. clock: of these superclasses
+    first = set(CIFAR100.class_names[:20])
+    groups = [n for n, members in CIFAR100.superclasses.items() if first & set(members)]
+    assert callback.result.superclass.shape == (len(groups),)
+    assert 0 < result["lorentz/hierarchy_p_value"] <= 1
+    assert {p.name for p in (tmp_path / "media/lorentz").iterdir()} == {
+        *("hierarchy.png", "hierarchy.csv", "superclasses.csv", "radius.png"),
+    }

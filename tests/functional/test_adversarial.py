@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lightning_priv.errors import DivergenceError
 from lightning_priv.functional import fgsm, pgd
 from lightning_priv.nn import HyperbolicResNet
 
@@ -74,3 +75,14 @@ def test_wrong_arguments_are_refused():
         pgd(lambda v: v, x, y, 0.1, steps=0)
     with pytest.raises(ValueError, match="outside of the bounds"):
         fgsm(lambda v: v, 3 * x, y, 0.1, bounds=(0.0, 1.0))
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd])
+def test_a_gradient_that_is_nan_is_no_robustness(attack):
+    x, y = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
+    # finite logits, and a gradient of 0 * inf
+    with pytest.raises(DivergenceError, match=r"the network gives NaN.*attack in float32"):
+        attack(lambda x: (x.flatten(1)[:, :3] * 0).sqrt(), x, y, 0.1)
+    x[0, 0, 0, 0] = float("nan")
+    with pytest.raises(DivergenceError, match=r"the inputs hold NaN"):
+        attack(lambda x: x.flatten(1)[:, :3], x, y, 0.1)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch.testing import assert_close
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from lightning_priv.callbacks import GenerationQuality, LatentPictures
 from lightning_priv.data import Digits, PhotoPatches
@@ -135,17 +136,30 @@ class Perfect(HyperbolicVAE):
 
 class Pixels(torch.nn.Module):
     num_features = 64
+    seen = 0
 
     def forward(self, x):
+        assert x.dtype == torch.float32
+        assert not torch.is_autocast_enabled("cpu")
+        self.seen += len(x)
         return x.flatten(1)
 
 
 def test_distances_of_a_perfect_and_of_a_blind_generator():
     """Reconstructions that are the images have the distance of two samples of one law: near 0."""
-    quality = GenerationQuality(Pixels(), kid_subset_size=50)
-    (result,) = trainer(callbacks=[quality]).test(
+    pixels = Pixels()
+    quality = GenerationQuality(pixels, kid_subset_size=50)
+    (result,) = trainer(callbacks=[quality], precision="bf16-mixed").test(
         Perfect(net("e")), Digits(batch_size=100), verbose=False
     )
+    # every real, drawn and reconstructed image once: 360, 360 and the 144 to validate on
+    assert pixels.seen == 360 + 360 + 144
+    data = Digits(batch_size=100)
+    data.setup()
+    direct = FrechetInceptionDistance(feature=Pixels())
+    direct.update(data.test_dataset.inputs(), real=True)
+    direct.update(data.val_dataset.inputs(), real=False)
+    assert result["test/fid_reconstruction"] == pytest.approx(float(direct.compute()), rel=1e-3)
     assert result["test/fid_reconstruction"] < 0.3
     assert abs(result["test/kid_reconstruction"]) < 0.05
     assert result["test/fid_generation"] > 4
@@ -156,7 +170,7 @@ def test_processes_draw_different_images_and_leave_the_runs_random_numbers():
     """They start from one seed, and their images count as one sample."""
     quality = GenerationQuality(Pixels())
     drawn = []
-    quality._update = lambda what, images, real: None if real else drawn.append(images)
+    quality._update = lambda names, images, real: None if real else drawn.append(images)
     module = HyperbolicVAE(net("el")).eval()
     with torch.no_grad():
         for rank, batch in ((0, 0), (1, 0), (0, 1), (0, 0)):
@@ -196,6 +210,10 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigurationError, match="val_size"):
         trainer(callbacks=[GenerationQuality()]).test(
             HyperbolicVAE(net()), Digits(val_size=0), verbose=False
+        )
+    with pytest.raises(ConfigurationError, match="Flatten must say how many features"):
+        trainer(callbacks=[GenerationQuality(torch.nn.Flatten())]).test(
+            HyperbolicVAE(net("e")), data, verbose=False
         )
     with pytest.raises(ConfigurationError, match="kid_subset_size=5000"):
         trainer(callbacks=[GenerationQuality(Pixels(), kid_subset_size=5000)]).test(

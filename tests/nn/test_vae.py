@@ -74,6 +74,20 @@ def test_the_lorentz_network_is_made_of_lorentz_layers():
     assert type(net.decoder[-1]).__name__ == "LorentzConv2d"
 
 
+def test_the_published_initialisation_starts_latent_points_close_together():
+    """Linear layers of +-0.02 whatever the number of inputs, against torch's +-1/sqrt(inputs)."""
+    spread = {}
+    for init in ("published", "fan_in"):
+        torch.manual_seed(0)
+        net = small("l", width=16, init=init)
+        bound = 0.02 if init == "published" else net.mean_head.in_features**-0.5
+        for layer in (net.mean_head, net.decoder[0]):
+            assert layer.init == init
+        assert 0.95 * bound < net.mean_head.weight.abs().max() <= bound
+        spread[init] = net.encode(torch.rand(50, 1, 8, 8)).mean[:, 1:].std(0).mean()
+    assert spread["published"] < 0.5 * spread["fan_in"]
+
+
 def test_the_decoder_of_another_curvature_gets_points_at_the_same_distance():
     net = small("l", k=2.0, decoder_k=0.5).double()
     z = net.prior().sample((6,))
@@ -97,6 +111,27 @@ def test_the_euclidean_divergence_is_in_closed_form():
     _, kl = space.draw(space.posterior(mean, variance))
     assert_close(kl, 0.5 * (variance + mean.square() - variance.log() - 1).sum(1))
     assert_close(kl, kl_divergence(Normal(mean, variance.sqrt()), Normal(0.0, 1.0)).sum(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_training_step_compiles_to_one_graph(variant):
+    """Encoder, distributions, divergence and decoder."""
+    torch.manual_seed(0)
+    net = VAENetwork(8, 1, variant, encoder_layers=2, decoder_layers=2, width=2)
+    x = torch.rand(4, 1, 8, 8)
+
+    def parts(x):
+        z, kl = net.latent.draw(net.encode(x))
+        return net.decode(z), kl
+
+    compiled = torch.compile(parts, fullgraph=True, backend="aot_eager")
+    torch.manual_seed(1)
+    image, kl = compiled(x)
+    torch.manual_seed(1)
+    assert_close((image, kl), parts(x), rtol=1e-4, atol=1e-5)
+    (image.square().sum() + kl.sum()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
 
 
 @pytest.mark.parametrize(
@@ -171,3 +206,18 @@ def test_wrong_options_are_refused():
         small("e", latent_dim=0)
     with pytest.raises(TypeError, match="no hyperbolic space"):
         EuclideanLatent(2).disk(torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("k", [0.1, 1.0])
+def test_gradients_of_draws_far_out_are_finite(k):
+    """Deviations of 6 on a plane of curvature -1/k put points at 1e12 and beyond."""
+    torch.manual_seed(0)
+    space = LorentzLatent(2, LorentzManifold(k))
+    mean = (30 * torch.randn(20000, 2)).requires_grad_()
+    variance = (36 * torch.rand(20000, 2) + 1e-5).requires_grad_()
+    z, kl = space.draw(space.posterior(mean, variance))
+    tangent = space.tangent(z)
+    assert z.abs().max() > 1e9
+    (kl.sum() + tangent.sum()).backward()
+    for found in (z, kl, tangent, mean.grad, variance.grad):
+        assert torch.isfinite(found).all()

@@ -9,6 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from lightning_priv.reports import (
+    hierarchy_figure,
     image_grid,
     poincare_disk,
     radius_histogram,
@@ -24,6 +25,9 @@ def test_a_grid_holds_its_images():
     assert_close(whole[:, 6:10, 14:19], images[1, 2])
     assert (whole[:, 4:6] == 1).all()
     assert image_grid(2 * images - 0.5).max() <= 1
+    large = image_grid(images, smallest=10)
+    assert large.shape == (1, 2 * 13 - 1, 3 * 16 - 1)  # three times as large
+    assert_close(large[0, 1, :15:3], images[0, 0, 0, 0])
     with pytest.raises(ValueError, match=r"shape \(R, N, C, H, W\), got \(3, 1, 4, 5\)"):
         image_grid(images[0])
 
@@ -48,6 +52,11 @@ def test_the_disk_has_points_centroids_and_lines():
 def test_histograms():
     figure = radius_histogram({"a": torch.rand(20), "b": torch.rand(10), "none": torch.rand(0)})
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["a", "b"]
+    many = {str(i): 1000 + i * torch.rand(20) for i in range(6)}
+    (axis,) = radius_histogram(many).axes
+    assert [t.get_text().strip() for t in axis.texts] == list(many)
+    marks = [line.get_xdata()[0] for line in axis.lines if len(line.get_xdata()) == 1]
+    assert marks == pytest.approx([float(r.mean()) for r in many.values()])
     with pytest.raises(ValueError, match="no value"):
         radius_histogram({"a": torch.rand(0)})
 
@@ -60,6 +69,16 @@ def test_curves_and_sweeps():
     points = [(0.5, 90.0, 1.0), (2.0, 91.0, 0.5)]
     figure = sweep_figure({"k": {"l": points, "el": points}, "dimensions": {"l": points}}, "%")
     assert [a.get_xlabel() for a in figure.axes] == ["k", "dimensions"]
+    swapped = sweep_figure({"k": {"el": points}, "dimensions": {"l": points, "el": points}}, "%")
+    el = [a.get_legend_handles_labels() for a in swapped.axes]
+    colours = [
+        h.lines[0].get_color()
+        for handles, names in el
+        for h, n in zip(handles, names, strict=True)
+        if n == "el"
+    ]
+    assert len(set(colours)) == 1
+    assert len(colours) == 2
     with pytest.raises(ValueError, match="no point"):
         sweep_figure({"k": {}}, "%")
 
@@ -81,3 +100,25 @@ def test_the_study_runs(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert all(f"| {part} |" in shown for part in ("embedding", "curvature", "ablation"))
     assert Path("sweeps.png").is_file()
+
+
+def test_levels_of_a_hierarchy():
+    radii = {
+        "everything": torch.tensor([0.2]),
+        "superclasses": torch.tensor([0.5, 0.6]),
+        "classes": torch.tensor([1.0, 1.1, 0.9]),
+        "samples": torch.rand(50) + 1,
+    }
+    families = [("a", radii["superclasses"][0], radii["classes"][:2])]
+    certainty = (torch.rand(50), torch.rand(50))
+    left, right = hierarchy_figure(radii, torch.rand(30), certainty, families, "title").axes
+    joined = [line.get_ydata() for line in left.lines]
+    assert joined == [pytest.approx([0.5, 1.0]), pytest.approx([0.5, 1.1])]
+    assert [t.get_text() for t in left.get_xticklabels()] == list(radii)
+    assert len(right.collections[0].get_offsets()) == 50
+    (alone,) = hierarchy_figure(radii, torch.empty(0)).axes
+    assert alone.get_legend() is None
+    (crowd,) = hierarchy_figure(radii, torch.rand(30), families=20 * families).axes
+    assert [t.get_text() for t in crowd.get_legend().get_texts()] == ["random groups, mean"]
+    with pytest.raises(ValueError, match="no radius for classes"):
+        hierarchy_figure({**radii, "classes": torch.empty(0)}, torch.empty(0))

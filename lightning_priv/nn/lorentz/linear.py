@@ -1,6 +1,7 @@
 """Lorentz fully connected layer."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,10 @@ class LorentzLinear(LorentzModule):
         linear: ``chen`` is the layer above; with ``point_to_hyperplane`` coordinate j of the output
             is r sinh(d_j/r), d_j the signed scaled distance to hyperplane j with normal
             ``weight[j]`` and offset ``bias[j]`` (no ``time_weight``).
+        init: ``published`` (official code): weights uniform in +-0.02, whatever the number of
+            inputs, bias 0; or ``fan_in``: weights and bias uniform in +-1/sqrt(in_features), as
+            ``nn.Linear``, and nothing of the time. Hyperplanes always start in
+            +-1/sqrt(in_features), as in ``LorentzMLR``.
 
     Shape:
         Input (..., in_features), output (..., out_features): space components.
@@ -65,9 +70,11 @@ class LorentzLinear(LorentzModule):
         normalize: bool = False,
         learn_scale: bool = False,
         linear: LinearKind = "chen",
+        init: Literal["published", "fan_in"] = "published",
     ) -> None:
         super().__init__(manifold)
         check_choice("linear", linear, ("chen", "point_to_hyperplane"))
+        check_choice("init", init, ("published", "fan_in"))
         if normalize and linear != "chen":
             raise ValueError("normalize belongs to linear='chen'; drop one of the two")
         if learn_scale and not normalize:
@@ -81,6 +88,7 @@ class LorentzLinear(LorentzModule):
         self.out_features = out_features
         self.normalize = normalize
         self.linear: LinearKind = linear
+        self.init: Literal["published", "fan_in"] = init
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.time_weight = nn.Parameter(torch.empty(out_features)) if linear == "chen" else None
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
@@ -91,16 +99,19 @@ class LorentzLinear(LorentzModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights uniform in +-0.02, bias 0, scale 2.3 (official code).
-
-        Hyperplanes: normals and offsets uniform in +-1/sqrt(in_features), as in ``LorentzMLR``.
-        """
-        bound = 0.02 if self.linear == "chen" else 1 / math.sqrt(self.in_features)
-        for weight in (self.weight, self.time_weight, self.gate_weight, self.gate_time_weight):
+        """Initialise as ``init`` says; scale 2.3 (official code)."""
+        published = self.linear == "chen" and self.init == "published"
+        bound = 0.02 if published else 1 / math.sqrt(self.in_features)
+        for weight in (self.weight, self.gate_weight):
             if weight is not None:
                 nn.init.uniform_(weight, -bound, bound)
+        for weight in (self.time_weight, self.gate_time_weight):
+            if weight is not None and published:
+                nn.init.uniform_(weight, -bound, bound)
+            elif weight is not None:
+                nn.init.zeros_(weight)
         for bias in (self.bias, self.gate_bias):
-            if bias is not None and self.linear == "chen":
+            if bias is not None and published:
                 nn.init.zeros_(bias)
             elif bias is not None:
                 nn.init.uniform_(bias, -bound, bound)

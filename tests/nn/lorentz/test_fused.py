@@ -270,3 +270,18 @@ def test_errors_are_those_of_the_layers():
         module(torch.randn(1, 3, 1, 1))
     with pytest.raises(OffManifoldError, match="NaN or infinite"):
         module(torch.full((2, 3, 4, 4), float("nan")))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_channels_last_images_give_the_same(fused):
+    torch.manual_seed(0)
+    conv, norm = ll.LorentzConv2d(3, 5, 3, padding=1), ll.LorentzBatchNorm2d(5)
+    unit = ll.LorentzConvNorm(conv, norm, fused=fused)
+    x = torch.randn(4, 3, 6, 6)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        unit.to(memory_format=layout).zero_grad()
+        y = unit(x.to(memory_format=layout))
+        y.square().sum().backward()
+        found.append([y.detach(), *(p.grad.clone() for p in unit.parameters())])
+    assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)

@@ -418,3 +418,19 @@ def test_bad_arguments_are_refused():
         ll.LorentzLinear(3, 0)
     with pytest.raises(ValueError, match="at least 1"):
         ll.LorentzConv2d(0, 4, 3)
+
+
+def test_linear_layers_start_as_asked():
+    torch.manual_seed(0)
+    published = ll.LorentzLinear(400, 50)
+    for weight in (published.weight, published.time_weight):
+        assert weight.abs().max() <= 0.02
+        assert weight.abs().max() > 0.018
+    assert not published.bias.any()
+    fan_in = ll.LorentzLinear(400, 50, init="fan_in", normalize=True)
+    for parameter in (fan_in.weight, fan_in.bias, fan_in.gate_weight):
+        assert 0.04 < parameter.abs().max() <= 0.05
+    assert not fan_in.time_weight.any()
+    assert not fan_in.gate_time_weight.any()
+    with pytest.raises(ValueError, match="init must be one of published, fan_in, got 'torch'"):
+        ll.LorentzLinear(2, 2, init="torch")
