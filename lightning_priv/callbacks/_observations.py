@@ -55,6 +55,7 @@ class Observations:
         noise_std: s of each.
         members: scores of one record a step that took part.
         others: scores of one record a step, tested where it did not take part.
+        sigmas: noise multipliers of the steps that were scored.
         noise: numbers of each step that are noise alone, in units of the noisy sum.
         stated: sigma C of each step.
         batches: realised number of records of each step.
@@ -70,6 +71,7 @@ class Observations:
     noise_multipliers: list[float] = field(default_factory=list)
     members: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
+    sigmas: list[float] = field(default_factory=list)
     noise: list[Tensor] = field(default_factory=list)
     stated: list[float] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
@@ -99,6 +101,8 @@ class Observations:
         ordinary = ~self._are_canaries(flat)
         if self.canaries is not None:  # the auditor knows every record but them
             score = self.canaries @ (total - weight[ordinary] @ flat[ordinary])
+            # the likelihood ratio: a step of less noise counts for more
+            score = score * release.max_grad_norm / max(release.noise_std, 1e-6) ** 2
             before = 0 if self.canary_scores is None else self.canary_scores
             self.canary_scores = before + score
         if not bool(ordinary.any()):
@@ -137,13 +141,14 @@ class Observations:
             residuals, size = residuals / stated[:, None], 1.0
         return audit_noise(residuals.numpy(), size, processes, false_alarm, denominator=denominator)
 
-    def step_bound(self, noise_multiplier: float) -> str:
-        """What the scores of one record a step prove of a single step, in words."""
+    def step_bound(self) -> str:
+        """What the scores of one record a step prove of the step of least noise, in words."""
+        least = min(self.sigmas)
         mu = mu_lower_bound(self.members, self.others)
         delta = 1e-2  # what so few trials can see
         epsilon = epsilon_lower_bound(self.members, self.others, delta)
         return (
-            f"mu >= {mu.value:.3g} (stated {1 / max(noise_multiplier, 1e-12):.3g}), epsilon >= "
+            f"mu >= {mu.value:.3g} (stated {1 / max(least, 1e-12):.3g}), epsilon >= "
             f"{epsilon.value:.3g} at delta = {delta:g}; 95 % confidence, {len(self.others)} trials"
         )
 
@@ -181,6 +186,7 @@ class Observations:
         """The likelihood-ratio statistic of one record, where it took part and where not."""
         direction = record / record.norm().clamp(min=1e-12)
         bound = step.release.max_grad_norm
+        self.sigmas.append(step.release.noise_multiplier)
         self.members.append(float(alone @ direction) * layer.rows**0.5 / bound)
         silent = layer.silence(step.gradient)
         if len(silent):

@@ -222,6 +222,38 @@ def test_empty_batches_are_steps_without_targets() -> None:
     assert audit.noise.count == 20 * 64
 
 
+class Difference(nn.Module):
+    """A distance of the user's own: of the means of the first ``pixels``."""
+
+    def __init__(self, pixels: int = 64) -> None:
+        super().__init__()
+        self.scale = nn.Linear(pixels, 1)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        return (self.scale(x.flatten(1)) - self.scale(y.flatten(1))).abs()
+
+
+def test_a_distance_of_the_user() -> None:
+    torch.manual_seed(3)
+    net = Difference()
+    options = {"every_n_steps": 1, "methods": [Identity()], "dirpath": "audit"}
+    audit = ReconstructionAudit(perceptual=net, **options)  # type: ignore[arg-type]
+    train(audit, 4)
+    assert audit.study is not None
+    (level,) = audit.study.levels
+    with torch.no_grad():
+        want = net(level.y, audit.study.targets).flatten()
+    got = audit.study.scores["observation"]["perceptual"][0]
+    torch.testing.assert_close(got, want.double(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigurationError, match=r"Difference cannot compare .*\(1, 8, 8\)"):
+        train(ReconstructionAudit(perceptual=Difference(10), **options), 2)  # type: ignore[arg-type]
+    with torch.no_grad():
+        net.scale.weight.fill_(torch.nan)
+    with pytest.raises(ConfigurationError, match="check its weights"):
+        train(ReconstructionAudit(perceptual=net, **options), 2)  # type: ignore[arg-type]
+
+
 def test_unknown_norms_need_a_prior(prior: Path) -> None:
     with pytest.raises(ConfigurationError, match="known_norm"):
         train(ReconstructionAudit(every_n_steps=2, known_norm=False, dirpath="audit"), 4)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from audit_kit import ATTACKS, FEW, QUIET, save_alexnet, save_prior
 from command_line import CONFIGS, CommandLine
 from lightning.pytorch import LightningDataModule, Trainer
 
@@ -15,19 +15,6 @@ from lightning_priv.models import DiffusionPrior
 from lightning_priv.workflows.visual_audit.prior import _key
 
 DIGITS = CONFIGS / "demo/audit_digits.yaml"
-QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
-FEW = (*QUIET, "--trainer.max_steps", 3, "--targets", 4, "--mu", "[4, 16]")
-ATTACKS = "[{class_path: lightning_priv.nn.reconstructors.Wiener}]"
-
-
-def save_prior(path: Path, side: int = 8) -> Path:
-    """A small prior with random weights that says it has seen no image."""
-    torch.manual_seed(0)
-    prior = DiffusionPrior(
-        image_shape=[1, side, side], block_channels=[8, 8], attention=[False] * 2, norm_groups=4
-    )
-    prior.save_pretrained(path)
-    return path
 
 
 def test_audit_in_a_few_steps_keeps_its_prior(command_line: CommandLine) -> None:
@@ -85,11 +72,22 @@ def test_a_given_prior_with_unknown_norms_other_priors_and_epsilons(
     assert facts["facts"]["norm of the record"] == "estimated"
     for file in (given, other):
         (file / "training_hashes.json").unlink()
+    save_alexnet(Path("alexnet.pth"))
     command_line.ok(
         *("audit", "--config", DIGITS, *FEW, "--model.init_args.path", given),
         *("--references", "none", "--methods", "[{class_path: lightning_priv.nn.denoisers.MMSE}]"),
+        *("--perceptual", "lightning_priv.nn.LPIPS", "--perceptual.weights", "alexnet.pth"),
+        *("--perceptual.net", "alex", "--perceptual.resize", 64),
     )
-    assert "not known which images" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "not known which images" in page
+    assert "perceptual distance by the given network" in page
+    rows = json.loads((folder / "summary.json").read_text())["summary"]
+    distances = {(r["attack"], r["mu"]): r["mean"] for r in rows if r["metric"] == "perceptual"}
+    assert set(distances) == {("mmse", 4.0), ("mmse", 16.0)}
+    assert min(distances.values()) > 0
+    with (folder / "metrics.csv").open() as file:
+        assert all(float(row["perceptual"]) > 0 for row in csv.DictReader(file))
 
 
 def test_what_does_not_fit_is_refused_in_one_line(command_line: CommandLine) -> None:
@@ -115,6 +113,25 @@ def test_what_does_not_fit_is_refused_in_one_line(command_line: CommandLine) -> 
     same = command_line.run(*words[:-1], twice, "--model.init_args.path", given,
                             "--allow_overlap", "true")  # fmt: skip
     assert "two attacks have one name" in same.err
+    # before a prior is trained
+    for distance, problem in (
+        (
+            (
+                "lightning_priv.nn.LPIPS",
+                "--perceptual.weights",
+                "none.pth",
+                "--perceptual.resize",
+                64,
+            ),
+            "cannot read 'none.pth'",
+        ),
+        (("torch.nn.Flatten",), "perceptual Flatten cannot compare two batches of images"),
+        (("torch.nn.CosineSimilarity",), "returned shape (2, 8, 8) for 2 pairs"),
+    ):
+        unlike = command_line.run(*words, "--perceptual", *distance)
+        assert unlike.code == 1
+        assert problem in unlike.err
+        assert not Path("runs/audit_digits/prior").exists()
 
 
 def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
