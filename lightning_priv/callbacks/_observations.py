@@ -16,9 +16,13 @@ from lightning_priv.functional.audit import (
     mu_lower_bound,
     one_run_epsilon,
 )
-from lightning_priv.nn.leak import LeakLayer
+from lightning_priv.nn.leak import ImprintLayer, LeakLayer
+
+from ._imprint import read_imprint
 
 __all__ = ["Observations", "Step", "noise_of"]
+
+_NOISE = 4096  # numbers of a step that are enough for the tests of its noise
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Step:
     """One released step and, for scoring only, what went into it.
 
     Attributes:
-        gradient: released gradient of the leak layer's weight, shape (rows + silent, N).
+        gradient: released gradient of the leak layer's weight, shape (rows or neurons, N).
         records: inputs of the leak layer, of all processes, shape (k, ...).
         gradient_norms: norms of the records' whole gradients, shape (k,).
         release: what everybody knows.
@@ -42,8 +46,9 @@ class Step:
 class Observations:
     """Collects observations of distinct records over steps.
 
-    For each record, the attacker knows the other records of the batch and takes them away: the
-    setting of the reconstruction bounds.
+    For each record behind a ``LeakLayer``, the attacker knows the other records of the batch and
+    takes them away: the setting of the reconstruction bounds. Behind an ``ImprintLayer`` he needs
+    not, but sees only records that share no neuron.
 
     Args:
         limit: records to keep.
@@ -59,6 +64,7 @@ class Observations:
         noise: numbers of each step that are noise alone, in units of the noisy sum.
         stated: sigma C of each step.
         batches: realised number of records of each step.
+        alone: how many records had a neuron of their own, behind an ``ImprintLayer``.
         canaries: flat canaries of unit norm, shape (m, N), or None.
         canary_scores: what speaks for each canary so far, shape (m,).
     """
@@ -75,10 +81,13 @@ class Observations:
     noise: list[Tensor] = field(default_factory=list)
     stated: list[float] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    alone: int = 0
     canaries: Tensor | None = None
     canary_scores: Tensor | None = None
 
-    def add(self, layer: LeakLayer, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
+    def add(
+        self, layer: LeakLayer | ImprintLayer, step: Step
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
         """Read one step.
 
         Args:
@@ -89,6 +98,32 @@ class Observations:
             Observations, their noise and the records that they show, of all records of the step;
             None if there was none.
         """
+        read = self._imprinted if isinstance(layer, ImprintLayer) else self._leaked
+        seen = read(layer, step)  # type: ignore[arg-type]
+        for y, s, record in [] if seen is None else [*zip(*seen, strict=True)][: self.each]:
+            known = any(torch.equal(record, other) for other in self.records)
+            if len(self.records) < self.limit and not known:
+                self.records.append(record)
+                self.y.append(y)
+                self.noise_std.append(float(s))
+                self.noise_multipliers.append(step.release.noise_multiplier)
+        return seen
+
+    def _imprinted(self, layer: ImprintLayer, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
+        release, (neurons, pixels) = step.release, step.gradient.shape
+        found = read_imprint(layer, step.gradient, step.records, step.gradient_norms, release)
+        rows = min(neurons // 2, max(1, _NOISE // pixels))  # as many in each step
+        if len(found.noise) >= rows:
+            self.noise.append(found.noise[:rows].flatten())
+            self.stated.append(release.noise_std)
+        self.batches.append(len(step.records))
+        self.alone += int(found.alone.sum())
+        if not bool(found.alone.any()):
+            return None
+        records = step.records[found.alone]
+        return found.y.view(records.shape).to(records.dtype), found.noise_std, records
+
+    def _leaked(self, layer: LeakLayer, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
         release = step.release
         silence = noise_of(layer, step.gradient) * release.denominator
         if silence.numel():
@@ -112,15 +147,7 @@ class Observations:
         y = flat + left / weight[:, None]
         s = release.noise_std / (layer.rows**0.5 * weight)
         self._score(layer, step, left + weight[0] * flat[0], flat[0])
-        seen = y.view(records.shape).to(records.dtype)
-        for i in range(min(self.each, len(flat))):
-            known = any(torch.equal(records[i], record) for record in self.records)
-            if len(self.records) < self.limit and not known:
-                self.records.append(records[i])
-                self.y.append(seen[i])
-                self.noise_std.append(float(s[i]))
-                self.noise_multipliers.append(release.noise_multiplier)
-        return seen, s, records
+        return y.view(records.shape).to(records.dtype), s, records
 
     def noise_report(
         self, processes: int, false_alarm: float, denominator: float

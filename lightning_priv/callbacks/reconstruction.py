@@ -23,7 +23,7 @@ from lightning_priv.functional.audit import (
 )
 from lightning_priv.metrics.audit import perceptual_distance, study_scores
 from lightning_priv.nn.audit_run import run_attack, timesteps_of, with_estimated_norms
-from lightning_priv.nn.leak import LeakLayer
+from lightning_priv.nn.leak import ImprintLayer, LeakLayer
 from lightning_priv.nn.reconstructors import Reconstructor
 from lightning_priv.protocols import is_private, missing_members
 from lightning_priv.reports.audit import write_audit
@@ -40,10 +40,10 @@ __all__ = ["ReconstructionAudit"]
 class ReconstructionAudit(OnceCallback):
     """Attacks the noised gradients of a private training, and tests whether they are noised right.
 
-    The network must stand behind a ``lightning_priv.nn.LeakLayer``, the malicious server's part. On
-    every ``every_n_steps``-th step the gradient that the strategy releases is read once, after
-    clipping, noise and division, before the update. At the end of ``fit``, below the run's
-    directory in ``audit``:
+    The network must stand behind a ``lightning_priv.nn.LeakLayer``, the malicious server's part, or
+    an ``ImprintLayer``, which tells the records of a batch apart. On every ``every_n_steps``-th
+    step the gradient that the strategy releases is read once, after clipping, noise and division,
+    before the update. At the end of ``fit``, below the run's directory in ``audit``:
 
     * pictures, figures, tables and ``report.html`` of what each attack recovers at the noise of the
       run, and at ``noise_levels``, which are simulated and marked so;
@@ -149,7 +149,13 @@ class ReconstructionAudit(OnceCallback):
                 f"{settings.clipping} with {settings.augmentation_multiplicity} views; set "
                 "clipping: flat and augmentation_multiplicity: 1"
             )
-        self.adversary.load(self._layer(pl_module).input_shape)
+        layer = self._layer(pl_module)
+        if isinstance(layer, ImprintLayer) and hasattr(trainer.datamodule, "canaries"):  # type: ignore[attr-defined]
+            raise ConfigurationError(
+                "canaries are single bright pixels, which the neurons of an ImprintLayer do not "
+                "tell apart; put the network behind a LeakLayer, or leave Canaries out"
+            )
+        self.adversary.load(layer.input_shape)
         self._distance = None
         if self.perceptual is not None:
             self._distance = perceptual_distance(
@@ -157,12 +163,13 @@ class ReconstructionAudit(OnceCallback):
             )
         self._observations = Observations(self.max_targets)
 
-    def _layer(self, module: LightningModule) -> LeakLayer:
-        layers = [layer for layer in module.modules() if isinstance(layer, LeakLayer)]
+    def _layer(self, module: LightningModule) -> LeakLayer | ImprintLayer:
+        layers = [v for v in module.modules() if isinstance(v, LeakLayer | ImprintLayer)]
         if len(layers) != 1:
             raise ConfigurationError(
                 f"ReconstructionAudit found {len(layers)} leak layers; put the network behind one: "
-                "class_path: lightning_priv.nn.LeakLayer, init_args: {net: ..., input_shape: ...}"
+                "class_path: lightning_priv.nn.LeakLayer (or ImprintLayer), init_args: {net: ..., "
+                "input_shape: ...}"
             )
         return layers[0]
 
@@ -301,6 +308,7 @@ class ReconstructionAudit(OnceCallback):
     def _facts(self, trainer: Trainer, images: Tensor | None) -> dict[str, str]:
         seen, strategy = self._observations, trainer.strategy
         private: Any = strategy
+        layer = self._layer(trainer.lightning_module)
         facts = {
             "targets": f"{len(seen.records)} training records",
             "steps read": f"{len(seen.batches)}, with {min(seen.batches)} to {max(seen.batches)} "
@@ -316,6 +324,11 @@ class ReconstructionAudit(OnceCallback):
             if self.adversary.known_norm
             else "estimated",
         }
+        if isinstance(layer, ImprintLayer):
+            facts["imprint"] = (
+                f"{layer.kind}, {len(layer.linear.weight)} neurons; {seen.alone} of "
+                f"{sum(seen.batches)} records had one of their own, the others are not shown"
+            )
         if seen.canary_scores is not None:
             included = trainer.datamodule.included  # type: ignore[attr-defined]
             delta = float(private.delta)

@@ -149,14 +149,37 @@ def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
     assert (folder / "grid_mu8_run.png").is_file()
 
 
-def test_the_demo_of_faces_in_a_few_steps(command_line: CommandLine) -> None:
+@pytest.mark.parametrize(
+    ("name", "shape", "level"),
+    [
+        pytest.param("faces", (1, 24, 24), 32, marks=pytest.mark.slow),
+        ("mnist5k", (1, 28, 28), 16),
+        ("patches", (3, 32, 32), 64),
+    ],
+)
+def test_priors_of_other_pictures_in_a_few_steps(
+    command_line: CommandLine, name: str, shape: tuple[int, ...], level: int
+) -> None:
+    """Trained on demand, kept, and taken from there the second time."""
     pytest.importorskip("skimage")
-    command_line.ok(
-        *("audit", "--config", CONFIGS / "demo/audit_faces.yaml", *QUIET),
-        *("--trainer.max_steps", 2, "--targets", 2, "--mu", "[32]", "--methods", ATTACKS),
+    words = (
+        *("audit", "--config", CONFIGS / f"demo/audit_{name}.yaml", *QUIET),
+        *("--trainer.max_steps", 2, "--targets", 2, "--mu", f"[{level}]", "--methods", ATTACKS),
+        *("--max_references", 100, "--data.init_args.batch_size", 4),
     )
-    facts = json.loads(Path("runs/audit_faces/audit/summary.json").read_text())
-    assert facts["facts"]["targets"].startswith("2 test images of LFWFaces, shape (1, 24, 24)")
+    command_line.ok(*words)
+    root = Path(f"runs/audit_{name}")
+    facts = json.loads((root / "audit/summary.json").read_text())
+    assert f", shape {shape}, " in facts["facts"]["targets"]
+    assert facts["facts"]["prior"].startswith("trained here")
+    assert facts["facts"]["prior's training data"].endswith("none of the targets among them")
+    weights = root / "prior/unet/diffusion_pytorch_model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert "trained anew" not in command_line.ok(*words)
+    assert weights.stat().st_mtime_ns == before
+    again = json.loads((root / "audit/summary.json").read_text())
+    assert again["facts"]["prior"].startswith(f"{root}/prior")
+    assert again["summary"] == facts["summary"]
 
 
 def test_a_prior_is_kept_for_its_data_and_for_those_that_they_are_made_from(

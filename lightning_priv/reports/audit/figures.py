@@ -126,6 +126,8 @@ def risk_figure(study: AuditStudy, laws: Laws) -> Figure:
     for axis in (upper, lower):
         if mu[0] > 0:
             axis.set_xscale("log")
+        axis.set_xticks(mu, [f"{m:.3g}" for m in mu])
+        axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axis.grid(alpha=0.25)
     top = upper.secondary_xaxis("top")
     top.set_xticks(mu, [f"{e:.3g}" for e in laws.epsilon[order]])

@@ -56,7 +56,8 @@ def write_audit(
         (
             "overview",
             f"The targets, and what the attack '{main}' makes of a single training step, from the "
-            "strictest privacy to the weakest. If you recognise the picture, so does an attacker.",
+            "strictest privacy to the weakest. If you recognise the target, so does an attacker. A "
+            "sharp picture of something else is invented: it shows what such pictures look like.",
             overview_figure(study, laws, main),
         )
     )
