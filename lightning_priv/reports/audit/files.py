@@ -14,7 +14,7 @@ from lightning_priv.reports.tables import Cell, Table
 
 from .figures import grid_figure, overview_figure, risk_figure
 from .html import report_html
-from .laws import laws_of
+from .laws import laws_of, short
 from .summary import WARNING, summary_rows
 
 __all__ = ["write_audit"]
@@ -75,8 +75,8 @@ def write_audit(
     for k, level in enumerate(study.levels):
         kind = "simulated" if level.simulated else "the run's own noise"
         caption = (
-            f"mu = {level.mu:.3g}, epsilon = {laws.epsilon[k]:.3g} at delta = {study.delta:g} "
-            f"({kind}): every attack on the same targets."
+            f"mu = {short(level.mu)}, epsilon = {short(laws.epsilon[k])} at delta = "
+            f"{study.delta:g} ({kind}): every attack on the same targets."
         )
         name = f"grid_mu{level.mu:.3g}{'' if level.simulated else '_run'}"
         figures.append((name, caption, grid_figure(study, laws, k, rows)))

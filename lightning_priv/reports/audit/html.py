@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_priv.functional.audit import AuditStudy, NoiseReport
 from lightning_priv.reports.html import document, plain
 
-from .laws import Laws
+from .laws import Laws, short
 from .summary import WARNING, AuditRow
 
 __all__ = ["report_html"]
@@ -106,8 +106,8 @@ def _in_short(study: AuditStudy, laws: Laws, rows: Sequence[AuditRow]) -> str:
             words = "an attacker learns most of the picture"
         kind = "" if level.simulated else ", one step of the run"
         lines.append(
-            f"<li><b>epsilon {laws.epsilon[k]:.3g}</b> (mu {level.mu:.3g}{kind}): {words}; best "
-            f"here: {plain(best.attack)}, {100 * best.mean:.0f} % of the uncertainty removed "
+            f"<li><b>epsilon {short(laws.epsilon[k])}</b> (mu {short(level.mu)}{kind}): {words}; "
+            f"best here: {plain(best.attack)}, {100 * best.mean:.0f} % of the uncertainty removed "
             f"(95 % interval {100 * best.low:.0f} to {100 * best.high:.0f} %). "
             f"{_identification(study, float(laws.identification[k]))}</li>"
         )
@@ -153,7 +153,7 @@ def _noise(noise: NoiseReport) -> str:
 
 def _table(study: AuditStudy, rows: Sequence[AuditRow], metric: str) -> str:
     levels = [(level.mu, level.simulated) for level in study.levels]
-    head = "".join(f"<th>mu {mu:.3g}{'' if sim else ' (run)'}</th>" for mu, sim in levels)
+    head = "".join(f"<th>mu {short(mu)}{'' if sim else ' (run)'}</th>" for mu, sim in levels)
     body = []
     for attack in study.scores:
         found = {(r.mu, r.simulated): r for r in rows if r.attack == attack and r.metric == metric}
