@@ -1,6 +1,7 @@
 """The laws, tables and files of an audit, against closed forms and by reading them back."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -131,6 +132,10 @@ def test_files_say_what_was_measured(study: AuditStudy, tmp_path: Path) -> None:
     assert names == {
         *("overview.png", "risk.png", "grid_mu1.png", "grid_mu8.png", "grid_mu8_run.png")
     }
+    assert "varies in" not in page
+    assert study.eigenvalues is not None
+    few = dataclasses.replace(study, eigenvalues=study.eigenvalues[:40])
+    assert "varies in 40 directions only" in write_audit(few, tmp_path / "few").read_text()
     clean = write_audit(study, tmp_path / "clean", audit_noise(np.ones(1) * 0.5, 1.0))
     assert "note good" in clean.read_text()
 

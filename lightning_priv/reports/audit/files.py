@@ -67,7 +67,7 @@ def write_audit(
             "Mean error of each attack against the privacy level, with 95 % intervals. The grey "
             "band is what theory says of an attacker without any idea of pictures; attackers with "
             "such an idea may lie below it. At the dotted line of the prior mean, the attacker has "
-            "learnt nothing beyond what pictures of this kind look like.",
+            f"learnt nothing beyond what pictures of this kind look like.{_degenerate(study)}",
             risk_figure(study, laws),
         )
     )
@@ -102,6 +102,18 @@ def write_audit(
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _degenerate(study: AuditStudy) -> str:
+    """A warning about the law of a Gaussian prior that was fitted to too few images."""
+    pixels = study.targets[0].numel()
+    if study.eigenvalues is None or len(study.eigenvalues) > 0.75 * pixels:
+        return ""
+    return (
+        f" The dashed line is for a Gaussian that varies in {len(study.eigenvalues)} directions "
+        f"only, because the attacker has few pictures of {pixels} numbers each: real pictures vary "
+        "in more, so that it is too low."
+    )
 
 
 def _main_attack(study: AuditStudy) -> str:
