@@ -371,7 +371,7 @@ class PrivacyTrainer(Trainer):
             classifier: network from inputs to classes, for the agreement of labels; default: a
                 support vector machine on the references, for small images.
             perceptual: network from two batches of images in [-1, 1] to distances, with weights of
-                your own, for example LPIPS.
+                your own: ``lightning_priv.nn.LPIPS``.
             other_priors: name and diffusers directory of further priors, for the map of prior
                 shift.
             prior_cache: where a trained prior is kept; default: ``default_root_dir``/prior.

@@ -16,9 +16,13 @@ from lightning_priv.functional.audit import (
     mu_lower_bound,
     one_run_epsilon,
 )
-from lightning_priv.nn.leak import LeakLayer
+from lightning_priv.nn.leak import ImprintLayer, LeakLayer
+
+from ._imprint import read_imprint
 
 __all__ = ["Observations", "Step", "noise_of"]
+
+_NOISE = 4096  # numbers of a step that are enough for the tests of its noise
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Step:
     """One released step and, for scoring only, what went into it.
 
     Attributes:
-        gradient: released gradient of the leak layer's weight, shape (rows + silent, N).
+        gradient: released gradient of the leak layer's weight, shape (rows or neurons, N).
         records: inputs of the leak layer, of all processes, shape (k, ...).
         gradient_norms: norms of the records' whole gradients, shape (k,).
         release: what everybody knows.
@@ -42,8 +46,9 @@ class Step:
 class Observations:
     """Collects observations of distinct records over steps.
 
-    For each record, the attacker knows the other records of the batch and takes them away: the
-    setting of the reconstruction bounds.
+    For each record behind a ``LeakLayer``, the attacker knows the other records of the batch and
+    takes them away: the setting of the reconstruction bounds. Behind an ``ImprintLayer`` he needs
+    not, but sees only records that share no neuron.
 
     Args:
         limit: records to keep.
@@ -55,9 +60,11 @@ class Observations:
         noise_std: s of each.
         members: scores of one record a step that took part.
         others: scores of one record a step, tested where it did not take part.
+        sigmas: noise multipliers of the steps that were scored.
         noise: numbers of each step that are noise alone, in units of the noisy sum.
         stated: sigma C of each step.
         batches: realised number of records of each step.
+        alone: how many records had a neuron of their own, behind an ``ImprintLayer``.
         canaries: flat canaries of unit norm, shape (m, N), or None.
         canary_scores: what speaks for each canary so far, shape (m,).
     """
@@ -70,13 +77,17 @@ class Observations:
     noise_multipliers: list[float] = field(default_factory=list)
     members: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
+    sigmas: list[float] = field(default_factory=list)
     noise: list[Tensor] = field(default_factory=list)
     stated: list[float] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
+    alone: int = 0
     canaries: Tensor | None = None
     canary_scores: Tensor | None = None
 
-    def add(self, layer: LeakLayer, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
+    def add(
+        self, layer: LeakLayer | ImprintLayer, step: Step
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
         """Read one step.
 
         Args:
@@ -87,6 +98,32 @@ class Observations:
             Observations, their noise and the records that they show, of all records of the step;
             None if there was none.
         """
+        read = self._imprinted if isinstance(layer, ImprintLayer) else self._leaked
+        seen = read(layer, step)  # type: ignore[arg-type]
+        for y, s, record in [] if seen is None else [*zip(*seen, strict=True)][: self.each]:
+            known = any(torch.equal(record, other) for other in self.records)
+            if len(self.records) < self.limit and not known:
+                self.records.append(record)
+                self.y.append(y)
+                self.noise_std.append(float(s))
+                self.noise_multipliers.append(step.release.noise_multiplier)
+        return seen
+
+    def _imprinted(self, layer: ImprintLayer, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
+        release, (neurons, pixels) = step.release, step.gradient.shape
+        found = read_imprint(layer, step.gradient, step.records, step.gradient_norms, release)
+        rows = min(neurons // 2, max(1, _NOISE // pixels))  # as many in each step
+        if len(found.noise) >= rows:
+            self.noise.append(found.noise[:rows].flatten())
+            self.stated.append(release.noise_std)
+        self.batches.append(len(step.records))
+        self.alone += int(found.alone.sum())
+        if not bool(found.alone.any()):
+            return None
+        records = step.records[found.alone]
+        return found.y.view(records.shape).to(records.dtype), found.noise_std, records
+
+    def _leaked(self, layer: LeakLayer, step: Step) -> tuple[Tensor, Tensor, Tensor] | None:
         release = step.release
         silence = noise_of(layer, step.gradient) * release.denominator
         if silence.numel():
@@ -99,6 +136,8 @@ class Observations:
         ordinary = ~self._are_canaries(flat)
         if self.canaries is not None:  # the auditor knows every record but them
             score = self.canaries @ (total - weight[ordinary] @ flat[ordinary])
+            # the likelihood ratio: a step of less noise counts for more
+            score = score * release.max_grad_norm / max(release.noise_std, 1e-6) ** 2
             before = 0 if self.canary_scores is None else self.canary_scores
             self.canary_scores = before + score
         if not bool(ordinary.any()):
@@ -108,15 +147,7 @@ class Observations:
         y = flat + left / weight[:, None]
         s = release.noise_std / (layer.rows**0.5 * weight)
         self._score(layer, step, left + weight[0] * flat[0], flat[0])
-        seen = y.view(records.shape).to(records.dtype)
-        for i in range(min(self.each, len(flat))):
-            known = any(torch.equal(records[i], record) for record in self.records)
-            if len(self.records) < self.limit and not known:
-                self.records.append(records[i])
-                self.y.append(seen[i])
-                self.noise_std.append(float(s[i]))
-                self.noise_multipliers.append(release.noise_multiplier)
-        return seen, s, records
+        return y.view(records.shape).to(records.dtype), s, records
 
     def noise_report(
         self, processes: int, false_alarm: float, denominator: float
@@ -137,13 +168,14 @@ class Observations:
             residuals, size = residuals / stated[:, None], 1.0
         return audit_noise(residuals.numpy(), size, processes, false_alarm, denominator=denominator)
 
-    def step_bound(self, noise_multiplier: float) -> str:
-        """What the scores of one record a step prove of a single step, in words."""
+    def step_bound(self) -> str:
+        """What the scores of one record a step prove of the step of least noise, in words."""
+        least = min(self.sigmas)
         mu = mu_lower_bound(self.members, self.others)
         delta = 1e-2  # what so few trials can see
         epsilon = epsilon_lower_bound(self.members, self.others, delta)
         return (
-            f"mu >= {mu.value:.3g} (stated {1 / max(noise_multiplier, 1e-12):.3g}), epsilon >= "
+            f"mu >= {mu.value:.3g} (stated {1 / max(least, 1e-12):.3g}), epsilon >= "
             f"{epsilon.value:.3g} at delta = {delta:g}; 95 % confidence, {len(self.others)} trials"
         )
 
@@ -181,6 +213,7 @@ class Observations:
         """The likelihood-ratio statistic of one record, where it took part and where not."""
         direction = record / record.norm().clamp(min=1e-12)
         bound = step.release.max_grad_norm
+        self.sigmas.append(step.release.noise_multiplier)
         self.members.append(float(alone @ direction) * layer.rows**0.5 / bound)
         silent = layer.silence(step.gradient)
         if len(silent):

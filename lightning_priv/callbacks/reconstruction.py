@@ -21,17 +21,18 @@ from lightning_priv.functional.audit import (
     Release,
     observe_simulated,
 )
-from lightning_priv.metrics.audit import study_scores
+from lightning_priv.metrics.audit import perceptual_distance, study_scores
 from lightning_priv.nn.audit_run import run_attack, timesteps_of, with_estimated_norms
-from lightning_priv.nn.leak import LeakLayer
+from lightning_priv.nn.leak import ImprintLayer, LeakLayer
 from lightning_priv.nn.reconstructors import Reconstructor
 from lightning_priv.protocols import is_private, missing_members
-from lightning_priv.reports.audit import laws_of, summary_table, write_audit
+from lightning_priv.reports.audit import write_audit
 
 from ._adversary import Adversary
 from ._observations import Observations, Step
 from ._once import OnceCallback
-from .media import log_media, run_directory
+from .audit_media import log_audit
+from .media import run_directory
 
 __all__ = ["ReconstructionAudit"]
 
@@ -39,10 +40,10 @@ __all__ = ["ReconstructionAudit"]
 class ReconstructionAudit(OnceCallback):
     """Attacks the noised gradients of a private training, and tests whether they are noised right.
 
-    The network must stand behind a ``lightning_priv.nn.LeakLayer``, the malicious server's part. On
-    every ``every_n_steps``-th step the gradient that the strategy releases is read once, after
-    clipping, noise and division, before the update. At the end of ``fit``, below the run's
-    directory in ``audit``:
+    The network must stand behind a ``lightning_priv.nn.LeakLayer``, the malicious server's part, or
+    an ``ImprintLayer``, which tells the records of a batch apart. On every ``every_n_steps``-th
+    step the gradient that the strategy releases is read once, after clipping, noise and division,
+    before the update. At the end of ``fit``, below the run's directory in ``audit``:
 
     * pictures, figures, tables and ``report.html`` of what each attack recovers at the noise of the
       run, and at ``noise_levels``, which are simulated and marked so;
@@ -70,6 +71,8 @@ class ReconstructionAudit(OnceCallback):
         noise_audit: test the noise.
         false_alarm: largest probability that correct noise is flagged.
         kappa: chance of guessing the right record among candidates.
+        perceptual: network from two batches of images in [-1, 1] to distances, with weights of your
+            own: ``lightning_priv.nn.LPIPS``.
         allow_overlap: let targets be among the prior's training images.
         log_private: also log under ``audit/``.
         seed: of simulated noise and of attacks; the training's generators are never used.
@@ -95,6 +98,7 @@ class ReconstructionAudit(OnceCallback):
         noise_audit: bool = True,
         false_alarm: float = 1e-3,
         kappa: float = 0.1,
+        perceptual: torch.nn.Module | None = None,
         allow_overlap: bool = False,
         log_private: bool = False,
         seed: int = 0,
@@ -114,6 +118,7 @@ class ReconstructionAudit(OnceCallback):
         self.every_n_steps, self.max_targets = every_n_steps, max_targets
         self.noise_levels = noise_levels or []
         self.noise_audit, self.false_alarm, self.kappa = noise_audit, false_alarm, kappa
+        self.perceptual = perceptual
         self.allow_overlap, self.log_private = allow_overlap, log_private
         self.seed, self.dirpath = seed, dirpath
         self.study: AuditStudy | None = None
@@ -144,15 +149,27 @@ class ReconstructionAudit(OnceCallback):
                 f"{settings.clipping} with {settings.augmentation_multiplicity} views; set "
                 "clipping: flat and augmentation_multiplicity: 1"
             )
-        self.adversary.load(self._layer(pl_module).input_shape)
+        layer = self._layer(pl_module)
+        if isinstance(layer, ImprintLayer) and hasattr(trainer.datamodule, "canaries"):  # type: ignore[attr-defined]
+            raise ConfigurationError(
+                "canaries are single bright pixels, which the neurons of an ImprintLayer do not "
+                "tell apart; put the network behind a LeakLayer, or leave Canaries out"
+            )
+        self.adversary.load(layer.input_shape)
+        self._distance = None
+        if self.perceptual is not None:
+            self._distance = perceptual_distance(
+                self.perceptual, self._layer(pl_module).input_shape
+            )
         self._observations = Observations(self.max_targets)
 
-    def _layer(self, module: LightningModule) -> LeakLayer:
-        layers = [layer for layer in module.modules() if isinstance(layer, LeakLayer)]
+    def _layer(self, module: LightningModule) -> LeakLayer | ImprintLayer:
+        layers = [v for v in module.modules() if isinstance(v, LeakLayer | ImprintLayer)]
         if len(layers) != 1:
             raise ConfigurationError(
                 f"ReconstructionAudit found {len(layers)} leak layers; put the network behind one: "
-                "class_path: lightning_priv.nn.LeakLayer, init_args: {net: ..., input_shape: ...}"
+                "class_path: lightning_priv.nn.LeakLayer (or ImprintLayer), init_args: {net: ..., "
+                "input_shape: ...}"
             )
         return layers[0]
 
@@ -242,7 +259,7 @@ class ReconstructionAudit(OnceCallback):
         path = write_audit(self.study, folder, self.noise)
         rank_zero_info(f"ReconstructionAudit: {path}")
         if self.log_private:
-            self._log(trainer, self.study)
+            self._log(trainer, self.study, folder)
 
     def _study(self, trainer: Trainer) -> AuditStudy:
         seen, units, adversary = self._observations, self.units, self.adversary
@@ -272,7 +289,7 @@ class ReconstructionAudit(OnceCallback):
             norms,
             levels,
             estimates,
-            study_scores(estimates, levels, targets, images),
+            study_scores(estimates, levels, targets, images, None, self._distance),
             None if network is None else timesteps_of(network, levels),
             None if images is None else GaussianPrior.from_images(images / 2).eigenvalues,
             float(strategy.delta),
@@ -291,6 +308,7 @@ class ReconstructionAudit(OnceCallback):
     def _facts(self, trainer: Trainer, images: Tensor | None) -> dict[str, str]:
         seen, strategy = self._observations, trainer.strategy
         private: Any = strategy
+        layer = self._layer(trainer.lightning_module)
         facts = {
             "targets": f"{len(seen.records)} training records",
             "steps read": f"{len(seen.batches)}, with {min(seen.batches)} to {max(seen.batches)} "
@@ -306,6 +324,11 @@ class ReconstructionAudit(OnceCallback):
             if self.adversary.known_norm
             else "estimated",
         }
+        if isinstance(layer, ImprintLayer):
+            facts["imprint"] = (
+                f"{layer.kind}, {len(layer.linear.weight)} neurons; {seen.alone} of "
+                f"{sum(seen.batches)} records had one of their own, the others are not shown"
+            )
         if seen.canary_scores is not None:
             included = trainer.datamodule.included  # type: ignore[attr-defined]
             delta = float(private.delta)
@@ -313,10 +336,10 @@ class ReconstructionAudit(OnceCallback):
                 included, float(private.epsilon()), delta
             )
         if len(seen.others) >= 20:
-            facts["empirical lower bound of one step"] = seen.step_bound(private.noise_multiplier)
+            facts["empirical lower bound of one step"] = seen.step_bound()
         return facts
 
-    def _log(self, trainer: Trainer, study: AuditStudy) -> None:
+    def _log(self, trainer: Trainer, study: AuditStudy, folder: Path) -> None:
         values = {}
         for k, level in enumerate(study.levels):
             for name, scores in study.scores.items():
@@ -329,4 +352,4 @@ class ReconstructionAudit(OnceCallback):
             values["audit/noise_flags"] = float(len(self.noise.flags))
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
-        log_media(trainer, "audit/summary", summary_table(study, laws_of(study)))
+        log_audit(trainer, study, folder)

@@ -3,13 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.audit import Observed, residual_ratio
 
-__all__ = ["AuditGain", "LabelAgreement", "image_error", "image_scores", "study_scores"]
+__all__ = [
+    "AuditGain",
+    "LabelAgreement",
+    "image_error",
+    "image_scores",
+    "perceptual_distance",
+    "study_scores",
+]
 
 
 def image_scores(preds: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -79,7 +87,7 @@ def study_scores(
         target: images in [-1, 1], shape (n, C, H, W).
         images: the adversary's; without them there is no gain.
         classify: images (n, C, H, W) to classes (n,).
-        perceptual: two batches of images to distances (n,).
+        perceptual: two batches of images to distances (n,); see ``perceptual_distance``.
 
     Returns:
         By attack and metric, shape (levels, n).
@@ -97,11 +105,62 @@ def study_scores(
             if classify is not None and truth is not None:
                 row["labels"] = torch.eq(classify(x), truth).double()
             if perceptual is not None:
-                with torch.no_grad():
-                    row["perceptual"] = perceptual(x.float(), target.float()).double().view(-1)
+                row["perceptual"] = perceptual(x, target)
             rows.append(row)
         found[name] = {metric: torch.stack([row[metric] for row in rows]) for metric in rows[0]}
     return found
+
+
+def perceptual_distance(
+    net: nn.Module,
+    image_shape: Sequence[int],
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A distance between images by a network, checked on two black images.
+
+    Args:
+        net: from two batches of images in [-1, 1] to their distances (n,), such as ``nn.LPIPS``; it
+            is left in evaluation mode.
+        image_shape: channels, height and width.
+        batch_size: pairs at once.
+        device: where the network runs.
+
+    Returns:
+        Function of two batches of images (n, C, H, W) to distances (n,), on the CPU.
+
+    Raises:
+        ConfigurationError: if the network does not take such images, or returns something else.
+    """
+    net = net.to(device).eval()
+
+    @torch.no_grad()
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        pairs = zip(x.float().split(batch_size), y.float().split(batch_size), strict=True)
+        found = [torch.as_tensor(net(a.to(device), b.to(device))).cpu() for a, b in pairs]
+        if any(part.numel() != len(a) for part, a in zip(found, x.split(batch_size), strict=True)):
+            raise ConfigurationError(
+                f"perceptual {type(net).__name__} returned shape {tuple(found[0].shape)} for "
+                f"{min(batch_size, len(x))} pairs of images; it must return a distance for each"
+            )
+        distances = torch.cat([part.double().reshape(-1) for part in found])
+        if not bool(distances.isfinite().all()):
+            raise ConfigurationError(
+                f"perceptual {type(net).__name__} returned a distance that is no finite number; "
+                "check its weights"
+            )
+        return distances
+
+    black = -torch.ones(2, *image_shape)
+    try:
+        distance(black, black)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(
+            f"perceptual {type(net).__name__} cannot compare two batches of images of shape "
+            f"{tuple(image_shape)}: {error}; give a network of two batches in [-1, 1], such as "
+            "lightning_priv.nn.LPIPS"
+        ) from error
+    return distance
 
 
 def image_error(preds: Tensor, target: Tensor) -> Tensor:

@@ -237,6 +237,11 @@ class DiffusionPrior(LightningModule):
     def _images(self, batch: Any) -> Tensor:
         x = batch[0] if isinstance(batch, list | tuple) else batch
         shape = self.network.image_shape
+        if x.ndim != 4:
+            raise ConfigurationError(
+                f"the data module gives samples of shape {tuple(x.shape[1:])}, but a diffusion "
+                "prior is for images (channels, height, width); take data with images"
+            )
         if tuple(x.shape[1:]) != shape:
             raise ConfigurationError(
                 f"the data module gives images of shape {tuple(x.shape[1:])}, but the prior is for "

@@ -26,4 +26,5 @@ from .vae import VAENetwork as VAENetwork
 from .diffusion import DiffusionNetwork as DiffusionNetwork
 from .leak import ImprintLayer as ImprintLayer
 from .leak import LeakLayer as LeakLayer
+from .lpips import LPIPS as LPIPS
 from .nearest_centroid import NearestCentroid as NearestCentroid

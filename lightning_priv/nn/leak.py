@@ -266,6 +266,19 @@ class ImprintLayer(_Wrapped):
         before = self.linear(flat)
         return nn.functional.hardtanh(before, 0.0, 1.0) if self.kind == "sparse" else before.relu()
 
+    def reached(self, flat: Tensor, margin: float = 0.0) -> Tensor:
+        """Which neurons get a gradient from which records.
+
+        Args:
+            flat: records, shape (B, N).
+            margin: widens what a neuron reacts to, in units of its activation.
+
+        Returns:
+            Booleans, shape (B, neurons).
+        """
+        before = self.linear(flat) + margin
+        return (before > 0) & (before < 1 + 2 * margin) if self.kind == "sparse" else before > 0
+
     def observe(self, weight: Tensor, bias: Tensor, release: Release, top: int) -> Observation:
         """Read records from the released gradients of ``linear``.
 

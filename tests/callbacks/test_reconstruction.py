@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from private_kit import REPEATABLE, fit, weights
+from scipy import stats
 from torch import nn
 
 from lightning_priv.callbacks import ReconstructionAudit
@@ -18,9 +19,9 @@ from lightning_priv.data import Canaries, Digits, Swapped
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.nn.denoisers import MMSE
 from lightning_priv.nn.diffusion import DiffusionNetwork
-from lightning_priv.nn.leak import LeakLayer
+from lightning_priv.nn.leak import ImprintLayer, LeakLayer
 from lightning_priv.nn.reconstructors import Identity, Wiener
-from lightning_priv.strategies import DPSGDStrategy
+from lightning_priv.strategies import DPSGDStrategy, LinearNoise
 from lightning_priv.strategies.noise import DefaultNoise
 
 QUIET = {"probe": False, "log_epsilon_every_n_steps": 0}
@@ -62,6 +63,7 @@ def train(
     steps: int = 12,
     module: Attacked | None = None,
     batch_size: int = 6,
+    data: Any = None,
     **options: Any,
 ) -> tuple[pl.Trainer, Attacked]:
     settings = {**REPEATABLE, **QUIET, "noise_multiplier": 0.2, **options}
@@ -77,7 +79,7 @@ def train(
         callbacks=[] if audit is None else [audit],
     )
     torch.manual_seed(1)
-    trainer.fit(module, datamodule=ReadingData(batch_size))
+    trainer.fit(module, datamodule=data or ReadingData(batch_size))
     return trainer, module
 
 
@@ -162,6 +164,71 @@ def test_observations_of_a_run_have_the_noise_that_they_are_said_to_have() -> No
     assert 0.5 < bound < 5.0
 
 
+KINDS = {"sparse": 48, "cumulative": 48, "trap": 200}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_records_behind_an_imprint_are_told_apart(kind: str) -> None:
+    """No knowledge of the batch: each record from the neurons that no other one reached."""
+    module = Attacked()
+    torch.manual_seed(0)
+    layer = ImprintLayer(module.net.net, (1, 8, 8), KINDS[kind], kind, 0.3, 0.05, trap_scale=1.2)  # type: ignore[arg-type]
+    module.net = layer  # type: ignore[assignment]
+    audit = ReconstructionAudit(
+        every_n_steps=1, max_targets=60, methods=[Identity()], dirpath="audit"
+    )
+    train(audit, 24, module)
+    study, seen = audit.study, audit._observations
+    assert study is not None
+    (level,) = study.levels
+    count = len(study.targets)
+    assert seen.alone >= count > 12
+    assert f"{seen.alone} of {sum(seen.batches)} records" in study.facts["imprint"]
+    error = (level.y - study.targets).flatten(1).double() / level.noise_std[:, None].double()
+    # records of one step have neurons, hence noise of their own
+    p = stats.chi2(64 * count).cdf(float(error.square().sum()))
+    assert 1e-3 < p < 1 - 1e-3
+    # never better than sigma |(x, 1)|: one neuron that nobody shares. Sparse ones reach it, until
+    # the training has moved them; cumulative ones spend the clipping norm on many neurons
+    norms = (study.record_norms.double().square() + 1).sqrt()
+    ratio = level.noise_std.double() / (2 * 0.2 * norms)
+    assert float(ratio.min()) > 0.995
+    assert (float(ratio.median()) < 1.005) == (kind == "sparse")
+    assert audit.noise is not None
+    assert audit.noise.flags == ()
+    assert audit.noise.count > 24 * 64
+
+
+def test_too_little_noise_behind_an_imprint_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = DefaultNoise.add_to
+    monkeypatch.setattr(DefaultNoise, "add_to", lambda *a: original(a[0], a[1], a[2] * 0.7))
+    module = Attacked()
+    module.net = ImprintLayer(module.net.net, (1, 8, 8), 48, "sparse", 0.3, 0.05)  # type: ignore[assignment]
+    audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")
+    train(audit, 4, module)
+    assert audit.noise is not None
+    assert any("noise is 0.7" in flag or "noise is 0.6" in flag for flag in audit.noise.flags)
+
+
+@pytest.mark.parametrize("first", [0.1, 0.8])
+def test_a_schedule_of_the_noise(first: float) -> None:
+    """Each step is read with its own noise; the statement is that of the step of least noise."""
+    audit = ReconstructionAudit(every_n_steps=1, methods=[Identity()], dirpath="audit")
+    schedule = LinearNoise(end=0.25 if first == 0.8 else 8.0)
+    train(audit, 24, noise_multiplier=first, noise_schedule=schedule)
+    seen = audit._observations
+    assert seen.sigmas[0] == pytest.approx(first, rel=0.01)
+    assert max(seen.sigmas) / min(seen.sigmas) > 3
+    assert audit.noise is not None
+    assert audit.noise.flags == ()
+    assert audit.noise.low < 1 < audit.noise.high
+    assert audit.study is not None
+    text = audit.study.facts["empirical lower bound of one step"]
+    assert f"(stated {1 / min(seen.sigmas):.3g})" in text
+    mu = float(text.split("mu >= ")[1].split(" ")[0])
+    assert mu < 1 / min(seen.sigmas)
+
+
 def test_contrasts_of_rows_are_noise_alone() -> None:
     layer = LeakLayer(nn.Flatten(), (1, 8, 8), rows=5, silent_rows=0)
     rows = torch.randn(64).expand(5, 64)
@@ -220,6 +287,38 @@ def test_empty_batches_are_steps_without_targets() -> None:
     assert 0 in audit._observations.batches
     assert audit.noise is not None
     assert audit.noise.count == 20 * 64
+
+
+class Difference(nn.Module):
+    """A distance of the user's own: of the means of the first ``pixels``."""
+
+    def __init__(self, pixels: int = 64) -> None:
+        super().__init__()
+        self.scale = nn.Linear(pixels, 1)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        return (self.scale(x.flatten(1)) - self.scale(y.flatten(1))).abs()
+
+
+def test_a_distance_of_the_user() -> None:
+    torch.manual_seed(3)
+    net = Difference()
+    options = {"every_n_steps": 1, "methods": [Identity()], "dirpath": "audit"}
+    audit = ReconstructionAudit(perceptual=net, **options)  # type: ignore[arg-type]
+    train(audit, 4)
+    assert audit.study is not None
+    (level,) = audit.study.levels
+    with torch.no_grad():
+        want = net(level.y, audit.study.targets).flatten()
+    got = audit.study.scores["observation"]["perceptual"][0]
+    torch.testing.assert_close(got, want.double(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigurationError, match=r"Difference cannot compare .*\(1, 8, 8\)"):
+        train(ReconstructionAudit(perceptual=Difference(10), **options), 2)  # type: ignore[arg-type]
+    with torch.no_grad():
+        net.scale.weight.fill_(torch.nan)
+    with pytest.raises(ConfigurationError, match="check its weights"):
+        train(ReconstructionAudit(perceptual=net, **options), 2)  # type: ignore[arg-type]
 
 
 def test_unknown_norms_need_a_prior(prior: Path) -> None:
@@ -341,6 +440,11 @@ def test_what_cannot_be_audited_is_refused(prior: Path) -> None:
         train(ReconstructionAudit(str(prior), allow_overlap=True, **options), 4)  # type: ignore[arg-type]
     finally:
         file.unlink()
+    behind = Attacked()
+    behind.net = ImprintLayer(behind.net.net, (1, 8, 8))  # type: ignore[assignment]
+    canaries = Canaries(Digits(batch_size=6, val_size=0), count=4)
+    with pytest.raises(ConfigurationError, match="put the network behind a LeakLayer"):
+        train(ReconstructionAudit(), 2, behind, data=canaries)
     for wrong in (
         {"every_n_steps": 0}, {"max_targets": 0}, {"noise_levels": [0.0]}, {"kappa": 1.0},
     ):  # fmt: skip

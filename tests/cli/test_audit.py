@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from audit_kit import ATTACKS, FEW, QUIET, save_alexnet, save_prior
 from command_line import CONFIGS, CommandLine
 from lightning.pytorch import LightningDataModule, Trainer
 
@@ -15,19 +15,6 @@ from lightning_priv.models import DiffusionPrior
 from lightning_priv.workflows.visual_audit.prior import _key
 
 DIGITS = CONFIGS / "demo/audit_digits.yaml"
-QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
-FEW = (*QUIET, "--trainer.max_steps", 3, "--targets", 4, "--mu", "[4, 16]")
-ATTACKS = "[{class_path: lightning_priv.nn.reconstructors.Wiener}]"
-
-
-def save_prior(path: Path, side: int = 8) -> Path:
-    """A small prior with random weights that says it has seen no image."""
-    torch.manual_seed(0)
-    prior = DiffusionPrior(
-        image_shape=[1, side, side], block_channels=[8, 8], attention=[False] * 2, norm_groups=4
-    )
-    prior.save_pretrained(path)
-    return path
 
 
 def test_audit_in_a_few_steps_keeps_its_prior(command_line: CommandLine) -> None:
@@ -85,11 +72,22 @@ def test_a_given_prior_with_unknown_norms_other_priors_and_epsilons(
     assert facts["facts"]["norm of the record"] == "estimated"
     for file in (given, other):
         (file / "training_hashes.json").unlink()
+    save_alexnet(Path("alexnet.pth"))
     command_line.ok(
         *("audit", "--config", DIGITS, *FEW, "--model.init_args.path", given),
         *("--references", "none", "--methods", "[{class_path: lightning_priv.nn.denoisers.MMSE}]"),
+        *("--perceptual", "lightning_priv.nn.LPIPS", "--perceptual.weights", "alexnet.pth"),
+        *("--perceptual.net", "alex", "--perceptual.resize", 64),
     )
-    assert "not known which images" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "not known which images" in page
+    assert "perceptual distance by the given network" in page
+    rows = json.loads((folder / "summary.json").read_text())["summary"]
+    distances = {(r["attack"], r["mu"]): r["mean"] for r in rows if r["metric"] == "perceptual"}
+    assert set(distances) == {("mmse", 4.0), ("mmse", 16.0)}
+    assert min(distances.values()) > 0
+    with (folder / "metrics.csv").open() as file:
+        assert all(float(row["perceptual"]) > 0 for row in csv.DictReader(file))
 
 
 def test_what_does_not_fit_is_refused_in_one_line(command_line: CommandLine) -> None:
@@ -115,6 +113,31 @@ def test_what_does_not_fit_is_refused_in_one_line(command_line: CommandLine) -> 
     same = command_line.run(*words[:-1], twice, "--model.init_args.path", given,
                             "--allow_overlap", "true")  # fmt: skip
     assert "two attacks have one name" in same.err
+    # before a prior is trained
+    for option, value in (
+        *(("--targets", 0), ("--kappa", 1), ("--delta", 0), ("--mu", "[0]"), ("--epsilon", "[-1]")),
+    ):
+        wrong = command_line.run(*words, option, value)
+        assert wrong.code == 1
+        assert f"{option[2:]}=" in wrong.err
+    for distance, problem in (
+        (
+            (
+                "lightning_priv.nn.LPIPS",
+                "--perceptual.weights",
+                "none.pth",
+                "--perceptual.resize",
+                64,
+            ),
+            "cannot read 'none.pth'",
+        ),
+        (("torch.nn.Flatten",), "perceptual Flatten cannot compare two batches of images"),
+        (("torch.nn.CosineSimilarity",), "returned shape (2, 8, 8) for 2 pairs"),
+    ):
+        unlike = command_line.run(*words, "--perceptual", *distance)
+        assert unlike.code == 1
+        assert problem in unlike.err
+        assert not Path("runs/audit_digits/prior").exists()
 
 
 def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
@@ -132,14 +155,37 @@ def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
     assert (folder / "grid_mu8_run.png").is_file()
 
 
-def test_the_demo_of_faces_in_a_few_steps(command_line: CommandLine) -> None:
+@pytest.mark.parametrize(
+    ("name", "shape", "level"),
+    [
+        pytest.param("faces", (1, 24, 24), 32, marks=pytest.mark.slow),
+        ("mnist5k", (1, 28, 28), 16),
+        ("patches", (3, 32, 32), 64),
+    ],
+)
+def test_priors_of_other_pictures_in_a_few_steps(
+    command_line: CommandLine, name: str, shape: tuple[int, ...], level: int
+) -> None:
+    """Trained on demand, kept, and taken from there the second time."""
     pytest.importorskip("skimage")
-    command_line.ok(
-        *("audit", "--config", CONFIGS / "demo/audit_faces.yaml", *QUIET),
-        *("--trainer.max_steps", 2, "--targets", 2, "--mu", "[32]", "--methods", ATTACKS),
+    words = (
+        *("audit", "--config", CONFIGS / f"demo/audit_{name}.yaml", *QUIET),
+        *("--trainer.max_steps", 2, "--targets", 2, "--mu", f"[{level}]", "--methods", ATTACKS),
+        *("--max_references", 100, "--data.init_args.batch_size", 4),
     )
-    facts = json.loads(Path("runs/audit_faces/audit/summary.json").read_text())
-    assert facts["facts"]["targets"].startswith("2 test images of LFWFaces, shape (1, 24, 24)")
+    command_line.ok(*words)
+    root = Path(f"runs/audit_{name}")
+    facts = json.loads((root / "audit/summary.json").read_text())
+    assert f", shape {shape}, " in facts["facts"]["targets"]
+    assert facts["facts"]["prior"].startswith("trained here")
+    assert facts["facts"]["prior's training data"].endswith("none of the targets among them")
+    weights = root / "prior/unet/diffusion_pytorch_model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert "trained anew" not in command_line.ok(*words)
+    assert weights.stat().st_mtime_ns == before
+    again = json.loads((root / "audit/summary.json").read_text())
+    assert again["facts"]["prior"].startswith(f"{root}/prior")
+    assert again["summary"] == facts["summary"]
 
 
 def test_a_prior_is_kept_for_its_data_and_for_those_that_they_are_made_from(

@@ -109,6 +109,8 @@ def test_data_that_do_not_fit_are_refused() -> None:
         fit(prior(image_shape=[1, 16, 16]))
     with pytest.raises(ConfigurationError, match="pixel_mean and pixel_std"):
         fit(prior(pixel_mean=[0.5], pixel_std=[2.0]))
+    with pytest.raises(ConfigurationError, match="take data with images"):
+        prior().training_step([torch.zeros(4, 30), torch.zeros(4)], 0)
     with pytest.raises(ValueError, match="ema_decay"):
         prior(ema_decay=1.0)
 

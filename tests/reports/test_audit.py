@@ -1,6 +1,7 @@
 """The laws, tables and files of an audit, against closed forms and by reading them back."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from lightning_priv.reports.audit import (
     summary_table,
     write_audit,
 )
+from lightning_priv.reports.audit.html import _ATTACKS
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,12 @@ def test_files_say_what_was_measured(study: AuditStudy, tmp_path: Path) -> None:
     assert "<constant>" not in page
     assert "note bad" in page
     assert "(mu 8, one step of the run)" in page
-    assert "a whole training makes many" in page
+    assert "a whole training makes" in page
+    assert "<b>observation</b>: what the step shows, as it is" in page
+    assert "Nothing keeps one who has the right picture among 10 candidates" in page  # mu 8
+    assert "picks it with a probability of at most 0.39" in page  # mu 1
+    row = next(r for r in summary_rows(study, laws_of(study)) if r.metric == "mse")
+    assert f"{row.mean:.4g}<br><small>{row.low:.3g} to {row.high:.3g}</small>" in page
     assert "http" not in page  # it needs nothing else
     facts = json.loads((tmp_path / "audit/summary.json").read_text())
     assert facts["warning"] == WARNING
@@ -125,8 +132,29 @@ def test_files_say_what_was_measured(study: AuditStudy, tmp_path: Path) -> None:
     assert names == {
         *("overview.png", "risk.png", "grid_mu1.png", "grid_mu8.png", "grid_mu8_run.png")
     }
+    assert "varies in" not in page
+    assert study.eigenvalues is not None
+    few = dataclasses.replace(study, eigenvalues=study.eigenvalues[:40])
+    assert "varies in 40 directions only" in write_audit(few, tmp_path / "few").read_text()
     clean = write_audit(study, tmp_path / "clean", audit_noise(np.ones(1) * 0.5, 1.0))
     assert "note good" in clean.read_text()
+
+
+def test_every_attack_is_explained() -> None:
+    from lightning_priv.nn import denoisers, reconstructors
+
+    classes = [
+        value
+        for module in (denoisers, reconstructors)
+        for value in (getattr(module, name) for name in module.__all__)
+        if isinstance(value, type) and issubclass(value, reconstructors.Reconstructor)
+    ]
+    bases = (reconstructors.Reconstructor, denoisers.DiffusionAttack)
+    made = [c() for c in classes if c not in bases]
+    made += [denoisers.DDPM(samples=4), denoisers.DDPM(samples=4, combine="select")]
+    assert len(made) >= 14
+    for attack in made:
+        assert any(attack.name.startswith(start) for start in _ATTACKS), attack.name
 
 
 def test_the_map_of_prior_shift() -> None:

@@ -31,7 +31,7 @@ class CanaryBound:
 
     Attributes:
         value: the bound; 0 if nothing was found.
-        threshold: scores above it were called members.
+        threshold: scores above it were called members, and a random part of those equal to it.
         false_positive_rate: upper confidence bound.
         false_negative_rate: upper confidence bound.
         confidence: with which ``value`` is a lower bound.
@@ -106,16 +106,22 @@ def epsilon_lower_bound(
 def one_run_p_value(
     guesses: int, correct: int, canaries: int, epsilon: float, delta: float = 0.0
 ) -> float:
-    """Chance of so many right guesses if the mechanism is (epsilon, delta)-DP.
+    """Chance of so many right guesses under the worst mechanism that is (epsilon, delta)-DP.
 
     Each canary is in or out by a fair coin, all in one run; the attack guesses ``guesses`` of them
-    and abstains on the others (Steinke, Nasr, Jagielski 2023, theorem 5.2). With f the tail of
-    Bin(guesses, e^epsilon / (1 + e^epsilon)),
+    and abstains on the others. With W ~ Bin(r, e^epsilon / (1 + e^epsilon)) and F = P(W >= v),
 
-    p <= f(v) + 2 m delta max_{1 <= i <= v} (f(v - i) - f(v)) / i
+    p = min(1, F + delta (m / v) F (1 - F) / P(W = v))
+
+    For delta = 0 this is theorem 5.2 of Steinke, Nasr, Jagielski (2023). For delta > 0 that theorem
+    adds 2 m delta max_i (P(W >= v - i) - F) / i, which is larger where p is small, yet too small
+    for p near 1; the form here is the exact maximum over all mechanisms. By symmetry a worst one
+    says only how many guesses are wrong, with probability c_d P(r - W = d); delta limits the sum
+    of (c_d - c_d+1) (r - d) P(r - W = d) to m delta, and the best use of it is the one step at
+    d = r - v, because binomial tails are log-concave.
 
     Args:
-        guesses: r.
+        guesses: r, fixed before the run.
         correct: v.
         canaries: m.
         epsilon: to be refuted.
@@ -131,15 +137,26 @@ def one_run_p_value(
             f"correct={correct}, guesses={guesses}, canaries={canaries}; they must not fall in "
             "this order, with at least one guess"
         )
-    if not 0 <= delta < 1 or math.isnan(epsilon):
-        raise ValueError(f"epsilon={epsilon}, delta={delta}; give a number and a probability")
+    if not 0 <= delta < 1 or not epsilon >= 0:
+        raise ValueError(
+            f"epsilon={epsilon}, delta={delta}; give a number from 0 and a probability"
+        )
+    if correct == 0:
+        return 1.0
     right = 1 / (1 + math.exp(-epsilon))
-    p = float(binom.sf(correct - 1, guesses, right))
-    if delta > 0 and correct > 0:
-        i = np.arange(1, correct + 1)
-        mass = np.cumsum(binom.pmf(correct - i, guesses, right))
-        p += 2 * canaries * delta * float((mass / i).max())
-    return min(p, 1.0)
+    tail = float(binom.sf(correct - 1, guesses, right))
+    if delta == 0:
+        return tail
+    # F (1 - F) / P(W = v) with the ratios of that side on which they fall
+    if correct >= guesses * right:
+        j = np.arange(correct, guesses)
+        ratios = (guesses - j) / (j + 1) * math.exp(epsilon)
+        share = (1 - tail) * (1 + float(np.cumprod(ratios).sum()))
+    else:
+        j = np.arange(correct, 0, -1)
+        ratios = j / (guesses - j + 1) * math.exp(-epsilon)
+        share = tail * float(np.cumprod(ratios).sum())
+    return min(tail + delta * canaries / correct * share, 1.0)
 
 
 def one_run_epsilon(
@@ -148,7 +165,7 @@ def one_run_epsilon(
     """Largest epsilon that one run with many canaries refutes.
 
     Args:
-        guesses: how many canaries the attack made a guess about.
+        guesses: how many canaries the attack made a guess about, fixed before the run.
         correct: how many of them were right.
         canaries: how many there were, each in or out by a fair coin.
         delta: of the statement.
@@ -185,7 +202,7 @@ def _best(
 ) -> CanaryBound:
     from scipy.stats import beta
 
-    a, b = (np.sort(np.asarray(v, dtype=np.float64).ravel()) for v in (members, others))
+    a, b = (np.asarray(v, dtype=np.float64).ravel() for v in (members, others))
     if not len(a) or not len(b) or not np.isfinite(a).all() or not np.isfinite(b).all():
         raise ValueError(
             f"{len(a)} scores of members and {len(b)} of others; give finite ones of both"
@@ -197,20 +214,20 @@ def _best(
     # thresholds at fixed ranks of the pooled scores: going down from the largest, a threshold is
     # met when both sides together have so many above it, hence the more scores of the one side, the
     # earlier. A rate above its bound is then the same event as at one fixed threshold, whose
-    # chance Clopper and Pearson limit; the union bound is over the ranks
-    pooled = np.sort(np.concatenate([a, b]))
-    ranks = np.linspace(0, len(pooled) - 1, thresholds + 2)[1:-1].round().astype(int)
-    cuts = np.unique(pooled[ranks])
+    # chance Clopper and Pearson limit; the union bound is over the ranks. Equal scores come in a
+    # random order, else a threshold would jump over all of them where that pays
+    pooled = np.concatenate([a, b])
+    order = np.lexsort((np.random.default_rng(0).random(len(pooled)), pooled))
+    ranks = np.linspace(0, len(pooled) - 1, thresholds + 2)[1:-1].astype(int)
+    members_below = np.cumsum(order < len(a))[ranks]
     level = (1 - confidence) / (2 * thresholds)
-    false_negatives = np.searchsorted(a, cuts, side="right")
-    false_positives = len(b) - np.searchsorted(b, cuts, side="right")
-    fnr = _upper(false_negatives, len(a), level, beta)
-    fpr = _upper(false_positives, len(b), level, beta)
+    fnr = _upper(members_below, len(a), level, beta)
+    fpr = _upper(len(b) - (ranks + 1 - members_below), len(b), level, beta)
     values = bound(fpr, fnr)
     best = int(np.argmax(values))
     return CanaryBound(
         max(0.0, float(values[best])),
-        float(cuts[best]),
+        float(pooled[order][ranks[best]]),
         float(fpr[best]),
         float(fnr[best]),
         confidence,

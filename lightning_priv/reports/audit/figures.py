@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_priv.functional.audit import AuditStudy, bootstrap_mean
 
-from .laws import Laws
+from .laws import Laws, short
 
 __all__ = ["grid_figure", "overview_figure", "risk_figure", "shift_figure"]
 
@@ -30,11 +30,11 @@ def grid_figure(study: AuditStudy, laws: Laws, level: int, rows: int = 8) -> Fig
         level: which noise level.
         rows: targets to show.
     """
-    rows = min(rows, len(study.targets))
+    chosen = _some(study, rows)
     seen = study.levels[level]
     columns: list[tuple[str, Tensor]] = [("target", study.targets), ("observation", seen.y)]
     columns += [(n, e[level]) for n, e in study.estimates.items() if n != "observation"]
-    cells = [[images[row] for _, images in columns] for row in range(rows)]
+    cells = [[images[row] for _, images in columns] for row in chosen]
     figure, axis, centres = _mosaic(cells, 1.1, 0.9)
     axis.set_xticks(centres[1], [name.replace(" ", "\n", 1) for name, _ in columns], fontsize=7)
     axis.set_title(_caption(study, laws, level), fontsize=8)
@@ -50,14 +50,13 @@ def overview_figure(study: AuditStudy, laws: Laws, attack: str, columns: int = 6
         attack: whose estimates are shown.
         columns: targets to show.
     """
-    columns = min(columns, len(study.targets))
     rows = [study.targets, *study.estimates[attack]]
-    cells = [[images[column] for column in range(columns)] for images in rows]
+    cells = [[images[column] for column in _some(study, columns)] for images in rows]
     figure, axis, centres = _mosaic(cells, 1.1, 0.7)
     names = ["target"]
     for k, level in enumerate(study.levels):
         run = "" if level.simulated else "\na step of the run"
-        names.append(f"mu {level.mu:.3g}\nepsilon {laws.epsilon[k]:.3g}{run}")
+        names.append(f"mu {short(level.mu)}\nepsilon {short(laws.epsilon[k])}{run}")
     axis.set_yticks(centres[0], names, fontsize=8)
     axis.set_title(f"reconstruction by {attack}", fontsize=9)
     return figure
@@ -126,9 +125,11 @@ def risk_figure(study: AuditStudy, laws: Laws) -> Figure:
     for axis in (upper, lower):
         if mu[0] > 0:
             axis.set_xscale("log")
+        axis.set_xticks(mu, [short(m) for m in mu])
+        axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axis.grid(alpha=0.25)
     top = upper.secondary_xaxis("top")
-    top.set_xticks(mu, [f"{e:.3g}" for e in laws.epsilon[order]])
+    top.set_xticks(mu, [short(e) for e in laws.epsilon[order]])
     top.minorticks_off()
     top.tick_params(labelsize=7)
     top.set_xlabel(f"epsilon at delta = {study.delta:g}", fontsize=8)
@@ -163,6 +164,13 @@ def shift_figure(
     figure.suptitle("the same targets under different priors", fontsize=9)
     figure.supxlabel(_NOTE, fontsize=7)
     return figure
+
+
+def _some(study: AuditStudy, count: int) -> list[int]:
+    """Evenly spaced targets, since those of one class often stand together."""
+    total = len(study.targets)
+    spaced = np.linspace(0, total - 1, min(count, total))
+    return [int(i) for i in spaced.round()]
 
 
 def _mosaic(
@@ -202,8 +210,8 @@ def _caption(study: AuditStudy, laws: Laws, level: int) -> str:
     seen = study.levels[level]
     kind = "simulated noise" if seen.simulated else "noise of the run"
     text = (
-        f"mu = {seen.mu:.3g}, epsilon = {laws.epsilon[level]:.3g} at delta = {study.delta:g}, "
-        f"sigma = {seen.noise_multiplier:.3g} ({kind})\n"
+        f"mu = {short(seen.mu)}, epsilon = {short(laws.epsilon[level])} at delta = "
+        f"{study.delta:g}, sigma = {seen.noise_multiplier:.3g} ({kind})\n"
         f"mean noise s = {float(seen.noise_std.mean()) / 2:.3g}, error without a prior (law) = "
         f"{laws.no_prior[level]:.3g}"
     )

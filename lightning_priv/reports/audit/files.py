@@ -15,7 +15,7 @@ from lightning_priv.reports.tables import Cell, Table
 
 from .figures import grid_figure, overview_figure, risk_figure
 from .html import report_html
-from .laws import laws_of
+from .laws import laws_of, short
 from .summary import WARNING, summary_rows
 
 __all__ = ["write_audit"]
@@ -57,7 +57,8 @@ def write_audit(
         (
             "overview",
             f"The targets, and what the attack '{main}' makes of a single training step, from the "
-            "strictest privacy to the weakest. If you recognise the picture, so does an attacker.",
+            "strictest privacy to the weakest. If you recognise the target, so does an attacker. A "
+            "sharp picture of something else is invented: it shows what such pictures look like.",
             overview_figure(study, laws, main),
         )
     )
@@ -67,7 +68,7 @@ def write_audit(
             "Mean error of each attack against the privacy level, with 95 % intervals. The grey "
             "band is what theory says of an attacker without any idea of pictures; attackers with "
             "such an idea may lie below it. At the dotted line of the prior mean, the attacker has "
-            "learnt nothing beyond what pictures of this kind look like.",
+            f"learnt nothing beyond what pictures of this kind look like.{_degenerate(study)}",
             risk_figure(study, laws),
         )
     )
@@ -75,8 +76,8 @@ def write_audit(
     for k, level in enumerate(study.levels):
         kind = "simulated" if level.simulated else "the run's own noise"
         caption = (
-            f"mu = {level.mu:.3g}, epsilon = {laws.epsilon[k]:.3g} at delta = {study.delta:g} "
-            f"({kind}): every attack on the same targets."
+            f"mu = {short(level.mu)}, epsilon = {short(laws.epsilon[k])} at delta = "
+            f"{study.delta:g} ({kind}): every attack on the same targets."
         )
         name = f"grid_mu{level.mu:.3g}{'' if level.simulated else '_run'}"
         figures.append((name, caption, grid_figure(study, laws, k, rows)))
@@ -102,6 +103,18 @@ def write_audit(
     path = folder / "report.html"
     write_atomically(path, page)
     return path
+
+
+def _degenerate(study: AuditStudy) -> str:
+    """A warning about the law of a Gaussian prior that was fitted to too few images."""
+    pixels = study.targets[0].numel()
+    if study.eigenvalues is None or len(study.eigenvalues) > 0.75 * pixels:
+        return ""
+    return (
+        f" The dashed line is for a Gaussian that varies in {len(study.eigenvalues)} directions "
+        f"only, because the attacker has few pictures of {pixels} numbers each: real pictures vary "
+        "in more, so that it is too low."
+    )
 
 
 def _main_attack(study: AuditStudy) -> str:

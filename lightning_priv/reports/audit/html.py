@@ -9,10 +9,28 @@ from pathlib import Path
 from lightning_priv.functional.audit import AuditStudy, NoiseReport
 from lightning_priv.reports.html import document, plain
 
-from .laws import Laws
+from .laws import Laws, short
 from .summary import WARNING, AuditRow
 
 __all__ = ["report_html"]
+
+_ATTACKS = {  # how a name begins: what the attack does
+    "observation": "what the step shows, as it is",
+    "clamp": "what the step shows, with impossible brightness cut off",
+    "prior mean": "the average picture, whatever the step shows: a blind guess",
+    "shrinkage": "what the step shows, faded towards the average picture as far as the noise asks",
+    "wiener": "the noise smoothed away as usual brightness and shapes of such pictures suggest",
+    "wavelet": "the noise smoothed away without knowing such pictures, edges kept",
+    "non local means": "the noise smoothed away by averaging similar patches of the same picture",
+    "empirical bayes": "the attacker's own pictures, mixed by how well each explains what is seen",
+    "nearest neighbour": "of the attacker's own pictures the one that is most like what is seen",
+    "mmse": "a network that has learnt such pictures: its most careful guess, blurred where unsure",
+    "ddim": "the same network, made to give a sharp picture; what it did not see, it invents",
+    "ddpm": "the same network, asked for one of the pictures that may lie behind what is seen",
+    "ddrm": "the same network, pulled back in every step to what is seen",
+    "mean of": "the average of several pictures that the network thinks possible",
+    "best of": "of several pictures that the network thinks possible, the one that fits best",
+}
 
 _METRICS = {
     "mse": "mean squared error (0: the picture is known)",
@@ -55,6 +73,7 @@ def report_html(
     ]
     if noise is not None:
         parts.append(_noise(noise))
+    parts.append(_attacks(study))
     for name, caption in figures:
         data = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
         parts.append(
@@ -80,24 +99,40 @@ def _in_short(study: AuditStudy, laws: Laws, rows: Sequence[AuditRow]) -> str:
             continue
         best = max(gains.values(), key=lambda r: r.mean)
         if best.low <= 0.02:
-            words = "no attack tried here learns more than what such pictures look like anyway"
+            words = "no attack tried here clearly learns more than what such pictures look like"
         elif best.mean < 0.5:
             words = "an attacker learns rough features"
         else:
             words = "an attacker learns most of the picture"
         kind = "" if level.simulated else ", one step of the run"
         lines.append(
-            f"<li><b>epsilon {laws.epsilon[k]:.3g}</b> (mu {level.mu:.3g}{kind}): {words}; best "
-            f"here: {plain(best.attack)}, {100 * best.mean:.0f} % of the uncertainty removed "
-            f"(95 % interval {100 * best.low:.0f} to {100 * best.high:.0f} %). One who has the "
-            f"right picture among {round(1 / study.kappa)} candidates picks it with a "
-            f"probability of at most {laws.identification[k]:.2f}.</li>"
+            f"<li><b>epsilon {short(laws.epsilon[k])}</b> (mu {short(level.mu)}{kind}): {words}; "
+            f"best here: {plain(best.attack)}, {100 * best.mean:.0f} % of the uncertainty removed "
+            f"(95 % interval {100 * best.low:.0f} to {100 * best.high:.0f} %). "
+            f"{_identification(study, float(laws.identification[k]))}</li>"
         )
     scope = (
-        "<p class='soft'>Each epsilon is that of one release in which the picture takes part; a "
-        "whole training makes many, and its epsilon is another.</p>"
+        "<p class='soft'>Epsilon and mu say how strict the privacy is: the smaller, the stricter. "
+        "They are those of one release in which the picture takes part; a whole training makes "
+        "many, and its epsilon is another.</p>"
     )
     return f"<h2>In short</h2>{scope}<ul>{''.join(lines)}</ul>" if lines else ""
+
+
+def _identification(study: AuditStudy, bound: float) -> str:
+    candidates = f"the right picture among {round(1 / study.kappa)} candidates"
+    if bound > 0.995:
+        return f"Nothing keeps one who has {candidates} from picking it."
+    return f"One who has {candidates} picks it with a probability of at most {bound:.2f}."
+
+
+def _attacks(study: AuditStudy) -> str:
+    """What each attack does, in plain words."""
+    lines = []
+    for name in study.estimates:
+        found = next((words for start, words in _ATTACKS.items() if name.startswith(start)), "")
+        lines.append(f"<li><b>{plain(name)}</b>{': ' * bool(found)}{plain(found)}</li>")
+    return f"<h2>The attacks</h2><ul class='short'>{''.join(lines)}</ul>"
 
 
 def _noise(noise: NoiseReport) -> str:
@@ -118,13 +153,14 @@ def _noise(noise: NoiseReport) -> str:
 
 def _table(study: AuditStudy, rows: Sequence[AuditRow], metric: str) -> str:
     levels = [(level.mu, level.simulated) for level in study.levels]
-    head = "".join(f"<th>mu {mu:.3g}{'' if sim else ' (run)'}</th>" for mu, sim in levels)
+    head = "".join(f"<th>mu {short(mu)}{'' if sim else ' (run)'}</th>" for mu, sim in levels)
     body = []
     for attack in study.scores:
         found = {(r.mu, r.simulated): r for r in rows if r.attack == attack and r.metric == metric}
         if found:
             cells = "".join(
-                f"<td title='{found[k].low:.4g} to {found[k].high:.4g}'>{found[k].mean:.4g}</td>"
+                f"<td>{found[k].mean:.4g}<br><small>{found[k].low:.3g} to {found[k].high:.3g}"
+                "</small></td>"
                 for k in levels
             )
             body.append(f"<tr><td>{plain(attack)}</td>{cells}</tr>")
@@ -145,7 +181,8 @@ def _method(study: AuditStudy) -> str:
         "other records of the batch and (unless said otherwise) the norm of the record. Measured: "
         "everything about attacks. Proved: the law without a prior, the closed form for the stated "
         "Gaussian prior, and the bound on identification. Errors and PSNR are those of unclamped "
-        "estimates, for pixels in [0, 1]; intervals are bootstrap intervals over the targets."
+        "estimates, for pixels in [0, 1]. Below each number is its 95 % bootstrap interval over "
+        "the targets."
         f"</p><div class='scroll'><table>{rows}</table></div>"
     )
 

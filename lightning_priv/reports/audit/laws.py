@@ -17,7 +17,7 @@ from lightning_priv.functional.reconstruction import (
     rero_gaussian,
 )
 
-__all__ = ["Laws", "laws_of"]
+__all__ = ["Laws", "laws_of", "short"]
 
 Array = NDArray[Any]
 
@@ -69,6 +69,11 @@ def laws_of(study: AuditStudy) -> Laws:
         for column, number in zip(columns, numbers, strict=True):
             column.append(number)
     return Laws(*(np.array(column) for column in columns))
+
+
+def short(value: float) -> str:
+    """Three digits, and no powers of ten for large numbers: 4.38, 2,320."""
+    return f"{value:,.0f}" if 100 <= value < 1e7 else f"{value:.3g}"
 
 
 def _mixture_quantile(probability: float, dimension: int, s: Array) -> float:

@@ -1,11 +1,13 @@
 """What an audit is asked for."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
+from lightning_priv.errors import ConfigurationError
 from lightning_priv.nn.reconstructors import Reconstructor
 
 __all__ = ["Options"]
@@ -13,7 +15,11 @@ __all__ = ["Options"]
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of the subcommand ``audit``; see ``PrivacyTrainer.audit``."""
+    """Arguments of the subcommand ``audit``; see ``PrivacyTrainer.audit``.
+
+    Raises:
+        ConfigurationError: if a number is out of range; before a prior is trained.
+    """
 
     mu: Sequence[float] = (1, 2, 4, 8, 16, 32)
     epsilon: Sequence[float] | None = None
@@ -32,3 +38,19 @@ class Options:
     allow_overlap: bool = False
     seed: int = 0
     dirpath: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "batch_size", "max_references"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"{name}={getattr(self, name)}; give at least 1")
+        for name in ("delta", "kappa"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)}; give a number strictly between 0 and 1"
+                )
+        for name in ("mu", "epsilon"):
+            levels = getattr(self, name)
+            if levels is not None and not (levels and all(0 < v < math.inf for v in levels)):
+                raise ConfigurationError(
+                    f"noise levels {name}={list(levels)}; give positive numbers"
+                )

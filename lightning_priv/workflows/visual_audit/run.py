@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lightning_priv.callbacks.media import log_media
+from lightning_priv.callbacks.audit_media import log_audit
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.functional.audit import (
     AuditStudy,
@@ -24,7 +24,7 @@ from lightning_priv.functional.audit import (
     shared_images,
 )
 from lightning_priv.functional.gaussian_dp import gdp_mu
-from lightning_priv.metrics.audit import study_scores
+from lightning_priv.metrics.audit import perceptual_distance, study_scores
 from lightning_priv.models.diffusion import DiffusionPrior
 from lightning_priv.nn.audit_run import (
     network_calls,
@@ -43,12 +43,7 @@ from lightning_priv.nn.reconstructors import (
     Reconstructor,
     Wiener,
 )
-from lightning_priv.reports.audit import (
-    laws_of,
-    summary_rows,
-    summary_table,
-    write_audit,
-)
+from lightning_priv.reports.audit import laws_of, summary_rows, write_audit
 
 from .options import Options
 from .prior import ready_prior
@@ -94,13 +89,18 @@ def run(
             "ReconstructionAudit into its trainer"
         )
     levels = _noise_multipliers(options)
+    device = trainer.strategy.root_device
+    perceptual = None
+    if options.perceptual is not None:  # before a prior is trained
+        perceptual = perceptual_distance(
+            options.perceptual, model.network.image_shape, options.batch_size, device
+        )
     cache = None if options.prior_cache is None else Path(options.prior_cache)
     prior = ready_prior(trainer, model, datamodule, cache)
     if not trainer.is_global_zero:
         return None
     datamodule.prepare_data()
     datamodule.setup("test")
-    device = trainer.strategy.root_device
     prior = prior.to(device).eval()
     network = prior.average
     records, names = _take(datamodule.test_dataset, options.targets)  # type: ignore[attr-defined]
@@ -129,7 +129,7 @@ def run(
         norms,
         seen,
         estimates,
-        study_scores(estimates, seen, targets, images, classify, options.perceptual),
+        study_scores(estimates, seen, targets, images, classify, perceptual),
         timesteps_of(network, [_on_cpu(level) for level in seen]),
         None if images is None else GaussianPrior.from_images(images / 2).eigenvalues,
         options.delta,
@@ -144,10 +144,6 @@ def _noise_multipliers(options: Options) -> list[float]:
     mu = list(options.mu)
     if options.epsilon is not None:
         mu = [float(gdp_mu(e, options.delta)) for e in options.epsilon]
-    if not mu or min(mu) <= 0:
-        raise ConfigurationError(f"noise levels mu={mu}; give positive numbers")
-    if options.targets < 1 or options.batch_size < 1:
-        raise ConfigurationError("targets and batch_size must be at least 1")
     return [1 / m for m in sorted(set(mu))]
 
 
@@ -306,16 +302,5 @@ def _write(
             }
             logger.log_metrics({**values, "audit/mu": level.mu})
         logger.save()
-    log_media(trainer, "audit/summary", summary_table(study, laws))
-    for name in ("risk", "overview"):
-        from PIL import Image
-
-        pixels = torch.from_numpy(_array(Image.open(folder / f"{name}.png")))
-        log_media(trainer, f"audit/{name}", pixels)
+    log_audit(trainer, study, folder)
     return AuditResult(study, report)
-
-
-def _array(picture: Any) -> Any:
-    import numpy as np
-
-    return np.ascontiguousarray(np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0))
