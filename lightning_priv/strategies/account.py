@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,9 +23,9 @@ UNLIMITED = MAX_STEPS
 
 
 class _Bound(NamedTuple):
-    """Epsilon of ``done`` steps of a phase, and what it took to compute."""
+    """Epsilon once the present phase has ``done`` steps, and what it took to compute."""
 
-    phase: int
+    besides: object
     done: int
     value: float
     time: float
@@ -47,6 +48,7 @@ class Account:
         abandoned: steps that were charged for runs whose results were lost.
         uncovered: sentences on what was released without being charged.
         known_rates: of phases that lost runs may have begun.
+        lineage: tells this training, and what resumes it, from others.
     """
 
     def __init__(self, settings: PrivacySettings) -> None:
@@ -59,6 +61,7 @@ class Account:
         self.abandoned = 0
         self.uncovered: list[str] = []
         self.known_rates: list[Rates] = []
+        self.lineage = secrets.token_hex(8)
         self._written_phase: int | None = None
         self._charged_pass: int | None = None
         self._calibrated_for: float | None = None
@@ -123,22 +126,28 @@ class Account:
         An accountant may cost more than a step of training. It is therefore asked for some steps
         more, as many as keep it below 5 % of the time, and asked again when they are made.
         """
-        phase = self.known.current
-        number, wanted = len(self.known.phases), phase.done + steps_ahead
+        besides, wanted = self._besides(), self.known.current.done + steps_ahead
         cheap = self._epsilon_at(wanted, "rdp")
         if self._settings.accountant == "rdp":
             return cheap
         bound = self._bound
-        if bound is None or bound.phase != number or bound.done < wanted:
+        if bound is None or bound.besides != besides or bound.done < wanted:
             begin = time.monotonic()
-            before = _Bound(number, 0, 0.0, begin, 0) if bound is None else bound
+            before = _Bound(besides, 0, 0.0, begin, 0) if bound is None else bound
             pace = max(1, self.released - before.released) / max(1e-3, begin - before.time)
             ahead = 0 if bound is None else 20 * before.seconds * pace
             done = math.ceil(max(1.05 * wanted, wanted + ahead))
             value = self._epsilon_at(done)
             seconds = time.monotonic() - begin
-            self._bound = bound = _Bound(number, done, value, begin, self.released, seconds)
+            self._bound = bound = _Bound(besides, done, value, begin, self.released, seconds)
         return min(bound.value, cheap)
+
+    def _besides(self) -> object:
+        """All that epsilon depends on, except for the number of steps of the current phase."""
+        spending = self.known
+        before = [(phase.cost, phase.done) for phase in spending.phases[:-1]]
+        charged = tuple(spending.selections), spending.num_records, self.delta
+        return (*before, spending.current.cost), *charged
 
     def _epsilon_at(self, done: int, accountant: AccountantName | None = None) -> float:
         """Epsilon once the current phase has ``done`` steps."""
@@ -343,6 +352,7 @@ class Account:
             "calibrated_for": self._calibrated_for,
             "delta": self.delta,
             "uncovered": list(self.uncovered),
+            "lineage": self.lineage,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -351,6 +361,9 @@ class Account:
         self.released = int(state["released"])
         self.abandoned = int(state["abandoned"])
         self._calibrated_for = state["calibrated_for"]
+        self.lineage = state.get("lineage", "")
+        # whatever was noted of the steps made before is about another account
+        self._written_phase = self._charged_pass = self._bound = None
         said = [*state.get("uncovered", []), *self.uncovered]  # of this run too
         self.uncovered = list(dict.fromkeys(said))
         self.left = None

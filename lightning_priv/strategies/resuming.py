@@ -69,9 +69,23 @@ class ResumableAccount(AccountView, Strategy):
             self._block = ckpt.check_block(checkpoint, self.settings)
             if self._block is not None:
                 made_here = self.account.costs
+                self._require_same_training(self._block, made_here)
                 self.resume(self._block)
                 self._charge_abandoned(self._block, made_here)
         return checkpoint
+
+    def _require_same_training(self, block: dict[str, Any], made_here: Counter[Cost]) -> None:
+        """Refuse to drop steps of a training that the checkpoint does not know of."""
+
+        def check() -> None:  # on rank zero, whose account is in the checkpoint
+            if made_here and block["account"].get("lineage") != self.account.lineage:
+                raise PrivacyError(
+                    f"this strategy has made {made_here.total()} steps of another training, which "
+                    "the account of the checkpoint would replace; resume the checkpoint with a "
+                    "strategy and a Trainer of its own"
+                )
+
+        self._on_rank_zero(check)
 
     def resume(self, block: dict[str, Any]) -> None:
         """Go on with the account of another run."""

@@ -102,12 +102,12 @@ class ScheduledAccount(Account):
         cheap = spending.epsilon(self.delta, "rdp", ahead)
         if by == "rdp":
             return cheap
-        number, bound = len(spending.phases), self._bound
-        if bound is None or bound.phase != number or bound.done < self.released + steps_ahead:
+        besides, bound = self._besides(), self._bound
+        if bound is None or bound.besides != besides or bound.done < self.released + steps_ahead:
             steps = max(steps_ahead, sigmas.rest_of_piece(self.released))
             value = spending.epsilon(self.delta, by, sigmas.ahead(self.released, steps))
             done = self.released + steps
-            self._bound = bound = _Bound(number, done, value, time.monotonic(), self.released)
+            self._bound = bound = _Bound(besides, done, value, time.monotonic(), self.released)
         return min(bound.value, cheap)
 
     def _goes_on(self, current: Phase, phase: Phase) -> bool:

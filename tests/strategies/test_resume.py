@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -9,6 +10,7 @@ from private_kit import (
     REPEATABLE,
     SmallModule,
     fit,
+    private,
     quiet_trainer,
     small_data,
     small_module,
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader
 from lightning_priv.accountants import epsilon
 from lightning_priv.errors import BudgetExceededError, PrivacyError
 from lightning_priv.strategies import DPSGDStrategy
+from lightning_priv.strategies.selections import Selection
 
 Q = 1 / 6
 
@@ -243,3 +246,43 @@ def test_going_back_within_a_process_forgets_nothing(ledger):
     assert strategy.history == [(1.0, Q, 28)]
     assert strategy.steps == 18
     assert strategy._stream.seed != key  # not the same batches again
+
+
+def test_another_training_is_not_forgotten_for_a_checkpoint():
+    train(noise_multiplier=1.0)
+    strategy = private()
+    trainer, module = fit(strategy)
+    with pytest.raises(PrivacyError, match="18 steps of another training"):
+        trainer.fit(module, DataLoader(small_data(), batch_size=16), ckpt_path="ckpt/step=8.ckpt")
+    assert strategy.history == [(1.0, Q, 18)]
+
+
+def test_going_back_within_a_shuffled_pass_is_a_pass_of_its_own():
+    """The new order takes records that the old one had taken already."""
+    strategy = private(sampling="shuffle", neighbouring="replace_special")
+    trainer, module = fit(strategy, max_epochs=1, **checkpoints())
+    assert strategy.history == [(1.0, 1.0, 1)]
+    trainer.fit(module, DataLoader(small_data(), batch_size=16), ckpt_path="ckpt/step=4.ckpt")
+    assert strategy.history == [(1.0, 1.0, 2)]
+
+
+def test_the_value_shown_is_that_of_the_account_resumed():
+    """A display that is computed ahead must not outlive what it was computed for."""
+    costly, cheap = DPSGDStrategy(noise_multiplier=0.4), DPSGDStrategy(noise_multiplier=20.0)
+    accounts = []
+    for strategy in (costly, cheap):
+        fit(strategy, max_epochs=1)
+        accounts.append(strategy.account)
+    shown = accounts[1].live_epsilon(0)
+    assert shown >= accounts[1].epsilon()
+    accounts[1].restore(accounts[0].state())
+    assert accounts[1].live_epsilon(0) >= accounts[0].epsilon() > 2 * shown
+
+
+def test_the_value_shown_counts_a_selection_at_once():
+    strategy = DPSGDStrategy(noise_multiplier=20.0)
+    fit(strategy, max_epochs=1)
+    account = strategy.account
+    account.live_epsilon(0)
+    account.known.selections.append(Selection(1, 2.0, np.ones(96, dtype=bool)))
+    assert account.live_epsilon(0) >= account.epsilon() > 2.0

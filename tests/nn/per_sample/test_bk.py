@@ -31,6 +31,7 @@ from lightning_priv.nn.per_sample import (
     HooksEngine,
     LayerClipping,
 )
+from lightning_priv.nn.per_sample.bk import convolution as bk_convolution
 from lightning_priv.nn.per_sample.bk import engine as bk_engine
 from lightning_priv.nn.per_sample.bk.product import gram_squares
 from lightning_priv.nn.per_sample.bk.routes import Routes
@@ -183,6 +184,34 @@ def test_every_route_of_a_convolution(stride, groups, views, routes):
     for route in range(len(routes)):
         offered = check(net, x, 3, views, route).offered
         assert offered - {"kernel", "product"} == routes
+
+
+@property_test
+@given(
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    st.integers(1, 2),
+)
+def test_sums_in_fewer_multiplications(size, channels, padding, views):
+    """Winograd's sum, which small layers are not offered, for all sizes and paddings."""
+    size = [max(s, 3 - 2 * p) for s, p in zip(size, padding, strict=True)]
+    net = nn.Sequential(nn.Conv2d(*channels, 3, padding=padding))
+    x = torch.randn(3 * views, channels[0], *size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bk_convolution, "_TRANSFORM", 0)
+        patch.setattr(bk_convolution, "worth_keeping", lambda *_: False)
+        offered = check(net, x, 3, views, -1).offered
+    assert "winograd" in offered
+
+
+def test_many_channels_are_summed_in_fewer_multiplications():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(96, 96, 3, padding=1, bias=False))
+    assert "winograd" in check(net, torch.randn(2, 96, 4, 4), 2, route=-1).offered
+    for options in ({"stride": 2}, {"dilation": 2}, {"groups": 2}):
+        net = nn.Sequential(nn.Conv2d(96, 96, 3, padding=2, bias=False, **options))
+        assert "winograd" not in check(net, torch.randn(2, 96, 4, 4), 2, route=-1).offered
 
 
 @property_test

@@ -21,6 +21,7 @@ from lightning_priv.nn.per_sample.bk.parts import (
 )
 from lightning_priv.nn.per_sample.bk.product import gram_squares, worth_keeping
 from lightning_priv.nn.per_sample.bk.windows import Geometry, patch_gram, patch_rows, patches
+from lightning_priv.nn.per_sample.bk.winograd import fits, weight_gradient
 
 __all__ = ["Convolution"]
 
@@ -29,6 +30,8 @@ _TRIAL_RECORDS = 16
 _PRUNE = 4
 #: multiplications in the time that it takes to write a number to memory and read it again
 _MEMORY = 50
+#: multiplications in the time that *winograd* takes to transform a number
+_TRANSFORM = 200
 
 
 class Convolution(Part):
@@ -123,9 +126,7 @@ class Convolution(Part):
         x, g = self._x, self._g
         weights = self.scope.by_rows(factors).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
         x, g = (x * weights, g) if x.numel() < g.numel() else (x, g * weights)
-        if self._choose_sum() == "product":
-            return self._weight_gradient_by_product(x, g)
-        return self._weight_gradient(x, g)
+        return self._summed(x, g, self._choose_sum())
 
     def blank(self, keep: Tensor) -> None:
         """Set the other records' numbers to zero."""
@@ -143,8 +144,16 @@ class Convolution(Part):
     def _rows(self, records: slice) -> slice:
         return slice(records.start * self.scope.views, records.stop * self.scope.views)
 
-    def _weight_gradient(self, x: Tensor, g: Tensor) -> Tensor:
+    def _summed(self, x: Tensor, g: Tensor, way: str) -> Tensor:
         """The weight gradient summed over the rows of ``x``."""
+        if way == "winograd":
+            return weight_gradient(x, g, self._geometry)
+        if way == "product":
+            return self._weight_gradient_by_product(x, g)
+        return self._weight_gradient(x, g)
+
+    def _weight_gradient(self, x: Tensor, g: Tensor) -> Tensor:
+        """The same by the convolution's own kernel."""
         geo = self._geometry
         like = x.new_empty(1).expand(self._shape)  # only its shape is read
         found: Tensor = torch.ops.aten.convolution_backward(
@@ -218,8 +227,9 @@ class Convolution(Part):
         if directly:
             cost = {name: cost[name] for name in ("single", "unfold")}
         best = min(cost.values())
+        kept = worth_keeping(prod(self._shape), x, g)
         trials = {
-            name: self._trial(_TRIAL_RECORDS, partial(_measured, route=name))
+            name: self._trial(_TRIAL_RECORDS, partial(_measured, route=name, kept=kept))
             for name, steps in cost.items()
             if steps <= _PRUNE * best
         }
@@ -233,25 +243,28 @@ class Convolution(Part):
         return self.scope.routes.choose(key, rule if rule in trials else "single", trials, on_gpu)
 
     def _choose_sum(self) -> str:
-        """How to sum if nothing was kept: the convolution's own kernel, or a product.
+        """How to sum if nothing was kept: the convolution's own kernel, a product, or *winograd*.
 
         Kernels reorder the weight, which is most of the work where it has more numbers than the
-        feature maps; a product unfolds these instead.
+        feature maps; a product unfolds these instead. *Winograd* takes fewer multiplications, and
+        pays for many channels on a CPU.
         """
         x, g, geo = self._x, self._g, self._geometry
+        on_gpu = x.device.type == "cuda"
         positions = len(g) * prod(g.shape[2:])
-        if geo.groups > 1 or positions > 2 * g.shape[1]:
-            return "kernel"
-        trials: dict[str, Callable[[Convolution], object]] = {
-            "kernel": lambda part: part._weight_gradient(part._x, part._g),
-            "product": lambda part: part._weight_gradient_by_product(part._x, part._g),
-        }
+        ways = ["kernel"]
+        if geo.groups == 1 and positions <= 2 * g.shape[1]:
+            ways.append("product")
+        if fits(geo) and x.device.type == "cpu":
+            saved, transformed = 5 * x.shape[1] * g.shape[1], x.shape[1] + g.shape[1]
+            if saved > _TRANSFORM * transformed:
+                ways.append("winograd")
         shapes = (len(x).bit_length(), x.shape[1:], g.shape[1:], x.dtype, x.device)
         return self.scope.routes.choose(
             (Convolution, "sum", geo, *shapes),
-            "kernel" if x.device.type == "cuda" else "product",
-            {name: self._trial(self.scope.records, run) for name, run in trials.items()},
-            x.device.type == "cuda",
+            "kernel" if on_gpu else ways[-1],
+            {way: self._trial(self.scope.records, partial(_summed, way=way)) for way in ways},
+            on_gpu,
         )
 
     def _trial(self, records: int, run: Callable[[Convolution], object]) -> Callable[[], object]:
@@ -264,8 +277,16 @@ class Convolution(Part):
         return lambda: run(Convolution(parameter, ones(x), ones(g), geometry, scope))
 
 
-def _measured(part: Convolution, route: str) -> None:
+def _summed(part: Convolution, way: str) -> None:
+    part._summed(part._x, part._g, way)
+
+
+def _measured(part: Convolution, route: str, kept: bool) -> None:
+    """The norms; and the weighted sum, if some routes keep the gradients that it needs."""
     part._route = route
+    x, g = part._x, part._g
     part.measure()
     if part._kept is not None:
         part.weighted_sum(part._kept[0].new_ones(part.scope.records))
+    elif kept:
+        part._weight_gradient(x, g * 1.0)
