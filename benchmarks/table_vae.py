@@ -5,9 +5,9 @@ learning rate falls along a cosine, and prints for the test part after the last 
 sample deviation over the seeds of half the squared error of an image (from a drawn latent point,
 and from the posterior's mean), of its difference to E with the same seed, and of the KL divergence.
 
-Learning rates are the better of 0.01 and 0.02 for each variant on held-out training images with
-other seeds (--held-out); k = 1 (EP: c = 0.1) is the paper's. "L, published" is L with the published
-initialisation.
+Learning rates (0.01 or 0.02) and the initialisation of L come from trials on held-out training
+images with other seeds, as --held-out makes them; k = 1 (EP: c = 0.1) is the paper's. "L,
+published" is L with the published initialisation.
 
     python benchmarks/table_vae.py
     python benchmarks/table_vae.py --held-out --seeds 100 101 102 103 --learning-rate 0.01 0.02
