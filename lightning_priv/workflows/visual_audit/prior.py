@@ -55,7 +55,7 @@ def ready_prior(
             "the prior was not trained: fast_dev_run, max_epochs 0 or max_steps 0; set "
             "trainer.max_steps, or give the model a path"
         )
-    if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if trainer.is_global_zero and not trainer.fast_dev_run:
         (folder / _KEY).unlink(missing_ok=True)  # half a prior must not pass for the earlier one
         model.save_pretrained(folder)
         content = {"key": key, "model": str(dict(model.hparams))}
