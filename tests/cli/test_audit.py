@@ -160,7 +160,7 @@ def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
     [
         pytest.param("faces", (1, 24, 24), 32, marks=pytest.mark.slow),
         ("mnist5k", (1, 28, 28), 16),
-        ("patches", (3, 32, 32), 64),
+        pytest.param("patches", (3, 32, 32), 64, marks=pytest.mark.slow),
     ],
 )
 def test_priors_of_other_pictures_in_a_few_steps(

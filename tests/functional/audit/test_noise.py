@@ -51,7 +51,7 @@ def released(shape: tuple[int, int], processes: int, seed: int) -> np.ndarray:
         ((1, 784), 2, 150),
         ((64, 64), 8, 60),  # many steps
         pytest.param((64, 64), 8, 2000, marks=pytest.mark.slow),
-        pytest.param((1, 16), 1, 20_000, marks=pytest.mark.slow),  # the fewest numbers
+        pytest.param((1, 16), 1, 5000, marks=pytest.mark.slow),  # the fewest numbers
     ],
 )
 def test_false_alarms_are_no_more_than_stated(
