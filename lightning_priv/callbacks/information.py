@@ -198,8 +198,6 @@ class LSIProbe(OnceCallback):
         self._rests = False
         self._ended = False
 
-    # -- when --------------------------------------------------------------------------------------
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Rest if an earlier LSIProbe is there; say what is not covered by epsilon."""
         self._rests = self.is_repeated(trainer)
@@ -236,6 +234,11 @@ class LSIProbe(OnceCallback):
         if len(self._history) > 1 and self._may_log(trainer) and trainer.is_global_zero:
             log_order_drift(trainer, self._prefix(trainer), self._history)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score if training was complete when it went on: it was killed before its scores."""
+        if not self._ended and trainer.global_step > 0:
+            self.on_train_end(trainer, pl_module)
+
     def state_dict(self) -> dict[str, Any]:
         """What was counted of forgetting so far; nothing without that baseline."""
         return {"forgetting": self._forgetting.state_dict()} if self._counts else {}
@@ -266,8 +269,6 @@ class LSIProbe(OnceCallback):
             if self.fail == "raise":
                 raise
             rank_zero_warn(f"LSIProbe failed, and fail is warn: {type(error).__name__}: {error}")
-
-    # -- what --------------------------------------------------------------------------------------
 
     def score(
         self,

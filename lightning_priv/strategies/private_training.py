@@ -213,8 +213,6 @@ class PrivateTraining(SelectingAccount):
             limits.append(int(trainer.max_epochs * trainer.num_training_batches))
         return max(0, min(limits) - trainer.global_step)
 
-    # ---------------------------------------------------------------- one step
-
     def batch_to_device(
         self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
     ) -> Any:
@@ -341,8 +339,6 @@ class PrivateTraining(SelectingAccount):
             loop.min_epochs, loop.epoch_loop.min_steps = 0, None
         rank_zero_info(f"DP-SGD: the privacy budget ends training after {account.released} steps")
 
-    # ---------------------------------------------------------------- afterwards
-
     def on_train_end(self) -> None:
         """Write the report."""
         super().on_train_end()
@@ -351,15 +347,17 @@ class PrivateTraining(SelectingAccount):
     def on_exception(self, exception: BaseException) -> None:
         """Write the report of a training that was broken off, for its steps are spent."""
         super().on_exception(exception)
-        self._write_report()
+        if self._step is not None:
+            self._write_report()
 
     def _write_report(self) -> None:
         trainer, target = self._trainer, self.settings.report
         quick = trainer.fast_dev_run  # type: ignore[attr-defined]
-        if target is None or quick or not self.is_global_zero or self._step is None:
+        step = self._step
+        if target is None or quick or not self.is_global_zero or not (step or self._resumed):
             return
         facts = {
-            "engine": self._step.engine.name,
+            "engine": step.engine.name if step else "none: training was complete when it went on",
             "probe": self._probed if self.settings.probe else "switched off",
             "precision": trainer.precision,
             "world_size": self.world_size,
@@ -374,6 +372,10 @@ class PrivateTraining(SelectingAccount):
         if self._step is not None:
             self._step.engine.detach()
             self._step = None
+        elif self._resumed:  # killed between its last step and its report
+            self.look_into_ledger()
+            self._write_report()
+        self._resumed = False
         for guard in self._guards:
             guard.remove()
         self._guards = []
@@ -382,8 +384,6 @@ class PrivateTraining(SelectingAccount):
             self.account.ledger.close()
         self.release_lock()
         super().teardown()
-
-    # ---------------------------------------------------------------- small helpers
 
     @property
     def _part(self) -> Module:

@@ -19,6 +19,7 @@ from lightning_priv.locks import RunLock
 from lightning_priv.strategies import checkpoint as ckpt
 from lightning_priv.strategies.account_view import AccountView
 from lightning_priv.strategies.checkpoint_files import CheckpointFiles
+from lightning_priv.strategies.ledger import Ledger
 from lightning_priv.strategies.noise import NoiseSource
 from lightning_priv.strategies.phases import Cost
 from lightning_priv.strategies.scheduled_account import ScheduledAccount
@@ -48,6 +49,7 @@ class ResumableAccount(AccountView, Strategy):
         self._fingerprint = ""
         self._block: dict[str, Any] | None = None
         self._held: RunLock | None = None
+        self._resumed = False  # by this fit, with all that was lost
 
     @property
     def checkpoint_io(self) -> CheckpointIO:
@@ -72,6 +74,7 @@ class ResumableAccount(AccountView, Strategy):
                 self._require_same_training(self._block, made_here)
                 self.resume(self._block)
                 self._charge_abandoned(self._block, made_here)
+                self._resumed = True
         return checkpoint
 
     def _require_same_training(self, block: dict[str, Any], made_here: Counter[Cost]) -> None:
@@ -135,6 +138,13 @@ class ResumableAccount(AccountView, Strategy):
         if self._held is None or self._held.file.parent != path.parent:
             self._held = RunLock(path.with_name(".privacy_ledger.lock"))
         return self._held
+
+    def look_into_ledger(self) -> None:
+        """Know the ledger of a training that needs no further step, and write nothing to it."""
+        path, block = self._ledger_path, self._block
+        if self.account.ledger is None and path is not None and path.exists() and block:
+            self.account.ledger = Ledger(path, block["root"])
+            self.account.ledger.run = block["run"]
 
     def release_lock(self) -> None:
         """Let another process write the ledger."""

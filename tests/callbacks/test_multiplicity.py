@@ -216,7 +216,7 @@ def test_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
 
     torn = tmp_path / "torn.ckpt"
     torn.write_bytes(Path(good[0]).read_bytes()[:500])
-    with pytest.raises(ConfigurationError, match=r"torn\.ckpt is damaged or no checkpoint"):
+    with pytest.raises(ConfigurationError, match=r"torn\.ckpt is damaged or no file of tensors"):
         run(str(torn))
     other = tmp_path / "other.ckpt"
     torch.save({"state_dict": member(3, hidden=7).state_dict()}, other)

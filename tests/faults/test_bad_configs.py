@@ -35,12 +35,12 @@ def check(bad: Bad, command_line: CommandLine) -> None:
     assert not list(Path().rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("bad", ALL[::5], ids=str)
+@pytest.mark.parametrize("bad", ALL[::10], ids=str)
 def test_some(bad: Bad, command_line: CommandLine) -> None:
     check(bad, command_line)
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("bad", [b for i, b in enumerate(ALL) if i % 5], ids=str)
+@pytest.mark.parametrize("bad", [b for i, b in enumerate(ALL) if i % 10], ids=str)
 def test_the_others(bad: Bad, command_line: CommandLine) -> None:
     check(bad, command_line)

@@ -286,3 +286,22 @@ def test_the_value_shown_counts_a_selection_at_once():
     account.live_epsilon(0)
     account.known.selections.append(Selection(1, 2.0, np.ones(96, dtype=bool)))
     assert account.live_epsilon(0) >= account.epsilon() > 2.0
+
+
+def test_a_run_that_died_between_its_last_step_and_its_report():
+    def learn(**more):
+        strategy = DPSGDStrategy(noise_multiplier=1.0, accountant="rdp", report="dp_report.json")
+        return fit(strategy, max_epochs=2, **more)[0]
+
+    learn(enable_checkpointing=True, logger=False).save_checkpoint("end.ckpt")
+    path, ledger = Path("dp_report.json"), Path("privacy_ledger.jsonl")
+    whole, lines = json.loads(path.read_text()), ledger.read_bytes()
+    path.unlink()
+    trainer = learn(ckpt_path="end.ckpt")
+    assert trainer.global_step == 12  # nothing was left to be trained
+    report = json.loads(path.read_text())
+    for key in ("epsilon", "steps", "phases", "delta"):
+        assert report[key] == whole[key]
+    assert report["ledger"]["charges"] == whole["ledger"]["charges"] == 12
+    assert ledger.read_bytes() == lines
+    assert not any("no ledger was kept" in said for said in report["not_covered"])
