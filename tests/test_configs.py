@@ -32,7 +32,7 @@ def name(path: Path) -> str:
 def test_there_are_files() -> None:
     assert {name(path) for path in FRAGMENTS} == {
         *("base/cpu.yaml", "base/gpu.yaml", "base/ddp_cpu.yaml", "base/ddp_gpu.yaml"),
-        *("base/csv.yaml", "base/wandb.yaml", "base/fast.yaml"),
+        *("base/csv.yaml", "base/wandb.yaml", "base/tensorboard.yaml", "base/fast.yaml"),
     }
     assert COMPLETE
 

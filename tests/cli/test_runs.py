@@ -327,3 +327,14 @@ def test_a_run_that_is_told_to_end_does_not_look_like_a_success(
     outcome = command_line.run(*words)
     assert outcome.code == 143
     assert "--ckpt_path last" in outcome.err
+
+
+def test_a_missing_tensorboard_is_named(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_priv.lightning_cli.find_spec", lambda name: None)
+    fragment = CONFIGS / "base/tensorboard.yaml"
+    outcome = command_line.run("fit", "--config", digits(), "--config", fragment)
+    assert outcome.code == 1
+    assert "pip install tensorboard" in outcome.err
+    assert not Path("runs").exists()
