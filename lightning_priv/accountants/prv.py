@@ -18,6 +18,8 @@ _DELTA_ERROR = 1e-3  # relative to delta
 _DELTA_STEP = 1e-3  # of log delta, when delta is searched
 _POINTS = 4e6
 _NOISE_PER_STEP = 4.4e-16  # as for privacy loss distributions
+#: exp of more is no float64; Opacus' grid then ends too early, and epsilon with it
+_OVERFLOW = 700.0
 
 
 def prv_to_epsilon(history: Sequence[Entry], delta: float) -> float:
@@ -56,10 +58,10 @@ def prv_to_epsilon(history: Sequence[Entry], delta: float) -> float:
             f"the PRV accountant cannot evaluate the history {list(entries)} at delta {delta:g} "
             f"(Opacus: {failure}); use accountant 'pld' or 'rdp'"
         ) from failure
-    if not math.isfinite(epsilon):
+    if not epsilon < _OVERFLOW:
         raise PrivacyError(
-            f"the PRV accountant returns {epsilon} for the history {list(entries)}; use "
-            "accountant 'pld' or 'rdp'"
+            f"the PRV accountant returns {epsilon} for the history {list(entries)}, where its "
+            "numbers overflow; use accountant 'pld' or 'rdp'"
         )
     return max(0.0, float(epsilon))
 

@@ -53,6 +53,11 @@ class Account:
 
     def __init__(self, settings: PrivacySettings) -> None:
         self._settings = settings
+        if settings.accountant == "gdp":
+            rank_zero_warn(
+                "DP-SGD: accountant gdp is an approximation that can lie below the true epsilon; "
+                "take pld where a guarantee is meant"
+            )
         self.spending: Spending | None = None
         self.ledger: Ledger | None = None
         self.limit = settings.limit

@@ -195,6 +195,7 @@ class PrivateTraining(SelectingAccount):
             if s.deterministic and self._block is not None and self._block["noise"] is not None:
                 self._noise.restore(self._block["noise"])
         self._step = make_step(s, engine, self._noise, self._clip_norm)
+        self._step.uncovered = self.account.uncovered
         self._guards = validation.guard_frozen_norms(self._module)
         self.open_ledger()
         self._stop_if_used_up()

@@ -37,9 +37,10 @@ Gradients = dict[Parameter, Tensor]
 class Probe:
     """Checks on synthetic records that clipping bounds what one record does.
 
-    Three properties: the gradient of a record does not change when the other records of its batch
-    do; the records' gradients add up to the gradient of the loss; the loss is the mean (or sum)
-    over the records. No record of the data set is used, only the structure of one.
+    Four properties: the gradient of a record does not change when the other records of its batch
+    do; no buffer takes in what the records hold; the records' gradients add up to the gradient of
+    the loss; the loss is the mean (or sum) over the records. No record of the data set is used,
+    only the structure of one.
 
     Args:
         module: copied; its own state is not touched.
@@ -89,6 +90,7 @@ class Probe:
             return transfer(copy.deepcopy(loader.collate_fn(list(chosen))))
 
         self._check_independence(lambda: batch(alone, *zeros), lambda: batch(alone, *ones))
+        self._check_buffers(lambda: batch(alone, *zeros), lambda: batch(alone, *ones))
         self._check_reduction(lambda: batch(alone), lambda: batch(*[alone] * _RECORDS))
 
     def _gradients(self, batch: Any, size: int, seed: int) -> Gradients:
@@ -152,6 +154,27 @@ class Probe:
                     "tokens of all records). DP-SGD cannot bound that; take the mean of losses "
                     "that each depend on one record"
                 )
+
+    def _check_buffers(self, *batches: Callable[[], Any]) -> None:
+        """Buffers go into checkpoints, and into later steps, without noise."""
+        before = {n: b.clone() for n, b in self._clone.named_buffers()}
+        seen = []
+        for batch in batches:
+            self._gradients(batch(), _RECORDS, 0)
+            seen.append({n: b.clone() for n, b in self._clone.named_buffers()})
+            with torch.no_grad():
+                for name, buffer in self._clone.named_buffers():
+                    if name in before and buffer.shape == before[name].shape:
+                        buffer.copy_(before[name])
+        one, two = seen
+        changed = [n for n in one if n not in two or not _same(one[n], two[n])]
+        if changed:
+            raise PrivacyError(
+                f"training_step writes what the records hold into {', '.join(map(repr, changed))}; "
+                "a buffer (running statistics, a codebook, a memory bank) is saved and used "
+                "without clipping and noise. Compute it from public data before training, or "
+                "leave it out"
+            )
 
     def _check_reduction(self, one: Callable[[], Any], copies: Callable[[], Any]) -> None:
         for layer in self._clone.modules():
@@ -288,6 +311,10 @@ def _seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a.double(), b.double(), equal_nan=True)
 
 
 def _norm(tensors: Any) -> float:

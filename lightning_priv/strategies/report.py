@@ -148,6 +148,8 @@ def _not_covered(settings: PrivacySettings, account: Account, lineage: Lineage |
     said = [
         "validation and test data, and the choice of a checkpoint by them, unless they are public",
         "whatever the module or callbacks log of training data: training loss and accuracy, images",
+        "learning rates, checkpoints or an end of training that follow such values "
+        "(ReduceLROnPlateau, EarlyStopping, a monitor)",
         "the number of records, which is treated as public",
         "other runs on the same data, such as a search over hyper-parameters",
         "several records of one person: the unit is one record",

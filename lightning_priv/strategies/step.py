@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,11 @@ from lightning_priv.strategies.settings import PrivacySettings
 from lightning_priv.strategies.views import rows_of_views
 
 __all__ = ["Adaptation", "LogicalStep", "make_step"]
+
+_SKIPPED = (
+    "batches for which training_step returned no loss: if that depends on a record, the gradients "
+    "of all others in its batch depend on it"
+)
 
 
 @dataclass
@@ -70,6 +76,7 @@ class LogicalStep:
         views: rows that the training step gets of each record.
         seen: norms and clipping of the records since ``begin``; private.
         pass_number: for shuffled records, the pass that the step belongs to.
+        uncovered: sentences on what epsilon does not cover.
     """
 
     engine: PerSampleEngine
@@ -80,6 +87,7 @@ class LogicalStep:
     views: int = 1
     seen: list[Clipped] = field(default_factory=list)
     pass_number: int | None = None
+    uncovered: list[str] = field(default_factory=list)
     _sums: GradientSums | None = None
     _size: int = 0
     _collected: bool = False
@@ -120,6 +128,7 @@ class LogicalStep:
             loss, rest = run(rows_of_views(batch, size, self.views))
         if loss is None:
             self.engine.abort()
+            self._note_skipped()
             return loss, rest
         try:
             self.collect(loss)
@@ -130,6 +139,15 @@ class LogicalStep:
             if len(rows):
                 self.add(take_rows(batch, rows, size), len(rows), run)
         return loss.detach(), rest
+
+    def _note_skipped(self) -> None:
+        if _SKIPPED not in self.uncovered:
+            self.uncovered.append(_SKIPPED)
+            warnings.warn(
+                f"DP-SGD: not covered by epsilon: {_SKIPPED}. A record whose gradient is not "
+                "finite is left out by itself: return its loss all the same",
+                stacklevel=2,
+            )
 
     def run(self, module: LightningModule, batch: Any, batch_idx: int, size: int) -> dict[str, Any]:
         """Pass a logical batch through the user's training step, one physical batch after another.

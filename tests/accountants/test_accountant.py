@@ -209,3 +209,10 @@ def test_composition_costs_no_less_than_its_parts(sigma, rate, steps, seed):
         both = epsilon([(sigma, rate, steps), other], 1e-6, accountant)
         assert both >= epsilon([(sigma, rate, steps)], 1e-6, accountant) - 1e-9
         assert both >= epsilon([other], 1e-6, accountant) - 1e-9
+
+
+def test_prv_refuses_what_its_numbers_cannot_hold():
+    """Opacus says 709.8 here; the value is 13,173."""
+    with pytest.raises(PrivacyError, match="overflow"):
+        epsilon([(0.2, 1.0, 1000)], 1e-5, "prv")
+    assert epsilon([(0.2, 1.0, 1000)], 1e-5, "rdp") > 13_173

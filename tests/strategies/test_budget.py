@@ -163,3 +163,8 @@ def test_short_name_has_defaults():
     trainer, _ = fit("dp_sgd", max_epochs=1)
     assert trainer.strategy.history == [(1.0, Q, 6)]
     assert trainer.strategy.max_grad_norm == 1.0
+
+
+def test_an_approximation_is_called_one():
+    with pytest.warns(UserWarning, match="gdp is an approximation"):
+        DPSGDStrategy(noise_multiplier=1.0, accountant="gdp")

@@ -65,6 +65,30 @@ def test_losses_that_mix_records_are_refused(module):
     assert strategy.steps == 0
 
 
+class Remembering(nn.Module):
+    """Its layers hold no weight, so that no check of layers looks at it."""
+
+    def __init__(self, takes_in_data):
+        super().__init__()
+        self.takes_in_data = takes_in_data
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.seen += x.detach().mean() if self.takes_in_data else 1.0
+        return x
+
+
+def test_buffers_that_take_in_records_are_refused():
+    def module(takes_in_data):
+        return SmallModule(nn.Sequential(Remembering(takes_in_data), nn.Linear(6, 3)))
+
+    with pytest.raises(PrivacyError, match=r"writes what the records hold into 'net.0.seen'"):
+        fit(private(), module(takes_in_data=True))
+    _, counting = fit(private(), module(takes_in_data=False), max_epochs=1)
+    assert counting.net[0].seen == 6  # the module itself is not touched by the question
+
+
 class Penalised(SmallModule):
     def loss(self, batch):
         return super().loss(batch) + sum(p.square().sum() for p in self.net.parameters())

@@ -237,7 +237,7 @@ class Convolution(Part):
         # windows that overlap little, or are few numbers, cost little to unfold
         rule = "unfold" if on_gpu or not ones or inputs <= 64 else "single"
         if positions <= 64 and not directly:
-            rule = "pixels" if "pixels" in trials and positions > 16 else "patches"
+            rule = min((n for n in ("pixels", "patches") if n in cost), key=lambda n: cost[n])
         shapes = (x.shape[1:], g.shape[1:], self.scope.views, x.dtype, x.device)
         key = (Convolution, directly, geo, *shapes)
         return self.scope.routes.choose(key, rule if rule in trials else "single", trials, on_gpu)
