@@ -8,7 +8,7 @@ DEMO := configs/demo/hcnn_digits.yaml
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all faults lint format types check bench docs clean
+.PHONY: help install demo test test-all faults reproduce lint format types check bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-all: $(STAMP)  ## all tests: also the slow ones and those on two processes
 
 faults: $(STAMP)  ## the hard knocks: kills, full disks, damaged files, bad configurations
 	$(BIN)/python -m pytest -n $(WORKERS) --dist load tests/faults -m "not gpu"
+
+reproduce: $(STAMP)  ## every paper's study in its short form, on offline data
+	$(BIN)/python -m lightning_priv reproduce hcnn dpal lsi multiplicity visual_audit bounds --fast
 
 lint: $(STAMP)  ## style
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from lightning_priv.files import write_atomically
 from lightning_priv.reports.comparison import Evidence, read_run
 from lightning_priv.reports.comparison.compare import NUMBERS, run_table
 from lightning_priv.reports.comparison.groups import CURVES
@@ -180,13 +181,13 @@ class Dashboard(OnceCallback):
             logger.save()  # the CSV log is written at the end only
         curves = folder / "media" / CURVES
         rows = [(key, *point) for key, points in self._curves.items() for point in points]
-        curves.write_text(Table(["metric", "step", "value"], rows).render("csv") + "\n")
+        write_atomically(curves, Table(["metric", "step", "value"], rows).render("csv") + "\n")
         run = read_run(folder)
         run.name = Path(trainer.default_root_dir).name
         for key, value in measured.items():  # without a CSV log nothing else holds them
             run.numbers.setdefault(key, Evidence(value, curves))
         page = folder / "report.html"
-        page.write_text(runs_html([run], run_table([run], NUMBERS)), encoding="utf-8")
+        write_atomically(page, runs_html([run], run_table([run], NUMBERS)))
         return page
 
     def _summarise(self, trainer: Trainer) -> None:

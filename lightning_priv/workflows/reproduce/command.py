@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning_priv.errors import IncompleteStudyError
+from lightning_priv.files import write_atomically
 from lightning_priv.reports.reproduction import (
     Line,
     reproduction_html,
@@ -99,12 +100,11 @@ def reproduce(
 def _write(study: Study, outcomes: Sequence[Outcome], root: Path, short: bool, format: str) -> str:
     lines = [line for outcome in outcomes for line in _lines(outcome)]
     table = reproduction_table(lines, study.name, comparable=not short)
-    root.mkdir(parents=True, exist_ok=True)
     for kind, name in (("markdown", "table.md"), ("csv", "table.csv"), ("json", "table.json")):
-        (root / name).write_text(table.render(kind) + "\n", encoding="utf-8")  # type: ignore[arg-type]
+        write_atomically(root / name, table.render(kind) + "\n")  # type: ignore[arg-type]
     notes = [note for note in (study.note, _FAST_NOTE if short else "") if note]
     page = reproduction_html(study.title, table, lines, notes, root)
-    (root / "report.html").write_text(page, encoding="utf-8")
+    write_atomically(root / "report.html", page)
     text = (short_table(table) if format == "table" else table).render(format)  # type: ignore[arg-type]
     if format == "table":
         text = "\n".join([text, *notes, f"page: {root / 'report.html'}"])

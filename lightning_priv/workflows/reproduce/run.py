@@ -18,6 +18,7 @@ from typing import Any
 
 from lightning_priv import __version__
 from lightning_priv.errors import ConfigurationError, DatasetUnavailableError
+from lightning_priv.files import write_atomically
 from lightning_priv.workflows.reproduce.measure import OUTPUT, measure
 from lightning_priv.workflows.reproduce.study import CALCULATING, Experiment, Step
 
@@ -241,10 +242,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def _write_state(folder: Path, state: dict[str, Any]) -> None:
-    """In one move, so that a kill leaves the old state or the new one."""
-    draft = folder / f"{_STATE}.tmp"
-    draft.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    draft.replace(folder / _STATE)
+    write_atomically(folder / _STATE, json.dumps(state, indent=2) + "\n")
 
 
 def _move_away(folder: Path) -> None:
