@@ -195,8 +195,7 @@ class LSIProbe(OnceCallback):
         self.scores: SampleScores | None = None  # of the last scoring, on every process
         self._history: dict[int, np.ndarray[Any, Any]] = {}
         self._forgetting = ForgettingHistory()
-        self._rests = False
-        self._ended = False
+        self._rests = self._ended = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Rest if an earlier LSIProbe is there; say what is not covered by epsilon."""
@@ -221,9 +220,8 @@ class LSIProbe(OnceCallback):
         """Score after each validation, or in ``Trainer.validate``."""
         if trainer.sanity_checking:
             return
-        if self.when == "validation_end" or (
-            self.when == "manual" and trainer.state.fn == "validate"
-        ):
+        manual = self.when == "manual" and trainer.state.fn == "validate"
+        if self.when == "validation_end" or manual:
             self._try(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -240,7 +238,7 @@ class LSIProbe(OnceCallback):
             self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted of forgetting so far; nothing without that baseline."""
+        """What was counted of forgetting so far, if it is counted."""
         return {"forgetting": self._forgetting.state_dict()} if self._counts else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
