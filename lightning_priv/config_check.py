@@ -54,6 +54,9 @@ def _wrong(content: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ..
     if isinstance(content, float) and math.isnan(content):
         yield place, "is .nan, which is no number; give one, or leave the line out"
     if isinstance(content, dict):
+        rate = content.get("lr")
+        if isinstance(rate, (int, float)) and rate < 0:  # torch says so once the data are there
+            yield (*place, "lr"), f"is {rate}; a learning rate is 0 or more"
         if isinstance(content.get("class_path"), str):
             beside = [str(key) for key in content if key not in _OF_A_CLASS]
             inside = content.get("init_args")

@@ -54,7 +54,10 @@ def saver(**when):
     "when",
     [
         {"every_n_train_steps": 4, "filename": "{step}"},
-        {"every_n_epochs": 1, "save_on_train_epoch_end": False, "filename": "{epoch}"},
+        pytest.param(
+            {"every_n_epochs": 1, "save_on_train_epoch_end": False, "filename": "{epoch}"},
+            marks=pytest.mark.slow,
+        ),
         {"every_n_epochs": 1, "save_on_train_epoch_end": True, "filename": "{epoch}"},
     ],
     ids=["steps", "validation", "epoch"],

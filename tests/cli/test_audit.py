@@ -140,6 +140,7 @@ def test_what_does_not_fit_is_refused_in_one_line(command_line: CommandLine) -> 
         assert not Path("runs/audit_digits/prior").exists()
 
 
+@pytest.mark.demo
 def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
     prior = save_prior(Path("prior"))
     command_line.ok(
@@ -155,6 +156,7 @@ def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
     assert (folder / "grid_mu8_run.png").is_file()
 
 
+@pytest.mark.demo
 @pytest.mark.parametrize(
     ("name", "shape", "level"),
     [

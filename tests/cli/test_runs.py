@@ -89,7 +89,9 @@ def test_fit_then_test_last(command_line: CommandLine, monkeypatch: pytest.Monke
     assert "a paper [1]" in shown
 
 
-@pytest.mark.parametrize(("limit", "steps_in_all"), [(1.0, 84), (9, 36)])
+@pytest.mark.parametrize(
+    ("limit", "steps_in_all"), [(9, 36), pytest.param(1.0, 84, marks=pytest.mark.slow)]
+)
 def test_resumed_run_equals_unbroken_one(
     command_line: CommandLine, limit: float, steps_in_all: int
 ) -> None:

@@ -261,7 +261,8 @@ def test_arguments():
 # -- kill -9 ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow  # once is among the faults
+@pytest.mark.parametrize("kills", [1, 5])
 def test_killed_at_random_moments(kills, tmp_path, monkeypatch):
     # a fork server: the packages are imported once, and each run is a process of its own
     context = multiprocessing.get_context("forkserver")

@@ -225,6 +225,7 @@ def test_a_damaged_state_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
         Runner(Path("nowhere"), Path("out")).planned(TRAINING)
 
 
+@pytest.mark.demo
 @pytest.mark.parametrize(
     "paper",
     [
