@@ -8,7 +8,7 @@ DEMO := configs/demo/hcnn_digits.yaml
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all demos faults reproduce lint format types check bench docs clean
+.PHONY: help install demo test test-all whole faults reproduce lint format types check bench docs clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,11 +28,11 @@ demo: $(STAMP)  ## train a hyperbolic CNN on real digits and test it; ends with 
 	$(BIN)/python -m lightning_priv fit --config $(DEMO)
 	$(BIN)/python -m lightning_priv test --config $(DEMO) --ckpt_path last
 
-test: $(STAMP)  ## the default tests, in two processes (make test WORKERS=0 for one)
+test: $(STAMP)  ## the tests, in two processes (make test WORKERS=0 for one)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/faults
 
-demos: $(STAMP)  ## all shipped demos, examples and short studies, in a few steps each
-	$(BIN)/python -m pytest -n $(WORKERS) -m "demo and not slow"
+whole: $(STAMP)  ## tests that take seconds each: demos, examples, studies, audits, kills
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/faults -m "whole and not slow and not ddp"
 
 test-all: $(STAMP)  ## all tests: also the slow ones and those on two processes
 	$(BIN)/python -m pytest -m ""

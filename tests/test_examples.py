@@ -32,13 +32,13 @@ def test_an_example_is_short_and_an_ordinary_project(path: Path) -> None:
     assert theirs.isdisjoint(ours)
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES if path.stem not in LONG])
 def test_example(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run(name, monkeypatch)
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 def test_all_parts_together(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,7 +54,7 @@ def test_all_parts_together(
         assert list(root.rglob(file)), file
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 def test_the_clinic(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run("clinic", monkeypatch)
     told = capsys.readouterr().out

@@ -49,7 +49,7 @@ def _run(command_line: CommandLine, fast: bool) -> None:
     assert run >= 2, "the quick start names no command of lightning_priv"
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 def test_quick_start_runs(command_line: CommandLine) -> None:
     """With a few batches of each: ``make demo`` runs them in full."""
     _run(command_line, fast=True)

@@ -21,6 +21,8 @@ from lightning_priv.callbacks.private_active_checks import check_plan, selection
 from lightning_priv.errors import ConfigurationError, OracleError
 from lightning_priv.strategies.phases import merged
 
+pytestmark = pytest.mark.whole
+
 FULL = PrivateActiveLearning(PLAN, ENTROPY)
 
 

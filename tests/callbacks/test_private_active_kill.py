@@ -18,6 +18,8 @@ from lightning_priv.accountants import epsilon
 from lightning_priv.strategies.ledger import read_lineage
 from lightning_priv.workflows.private_active_learning import newest_checkpoint
 
+pytestmark = pytest.mark.whole
+
 
 class Killed(BaseException):
     """What a kill would do: nothing is cleaned up, nothing is saved."""

@@ -26,7 +26,7 @@ def queries(root: Path) -> list[list[int]]:
     return [query["ids"] for query in state["history"]]
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 def test_demo_in_a_few_steps(command_line: CommandLine) -> None:
     shown = command_line.ok("active-learn", "--config", DEMO, *SHORT)
     assert "ended: 2 rounds are done" in shown
@@ -48,7 +48,7 @@ def test_demo_in_a_few_steps(command_line: CommandLine) -> None:
     assert wrong.err.splitlines()[-1].startswith("error: runs/al_digits/active holds a run with")
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 def test_study_in_a_few_steps(command_line: CommandLine) -> None:
     words = ("--rounds", 1, "--train.max_epochs", 1, "--seeds", 2)
     shown = command_line.ok("active-learn", "--config", STUDY, *words)

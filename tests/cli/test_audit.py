@@ -14,6 +14,8 @@ from lightning_priv.functional.audit import image_hashes
 from lightning_priv.models import DiffusionPrior
 from lightning_priv.workflows.visual_audit.prior import _key
 
+pytestmark = pytest.mark.whole
+
 DIGITS = CONFIGS / "demo/audit_digits.yaml"
 
 
@@ -140,7 +142,7 @@ def test_what_does_not_fit_is_refused_in_one_line(command_line: CommandLine) -> 
         assert not Path("runs/audit_digits/prior").exists()
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
     prior = save_prior(Path("prior"))
     command_line.ok(
@@ -156,7 +158,7 @@ def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
     assert (folder / "grid_mu8_run.png").is_file()
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("name", "shape", "level"),
     [

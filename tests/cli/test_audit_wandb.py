@@ -10,6 +10,8 @@ from command_line import CONFIGS, CommandLine
 from PIL import Image
 from wandb_run import history, media
 
+pytestmark = pytest.mark.whole
+
 WANDB = ("--config", CONFIGS / "base/wandb.yaml")
 
 

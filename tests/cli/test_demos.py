@@ -23,7 +23,7 @@ def results(name: str, version: int) -> dict[str, dict[str, str]]:
 FEW = {"hcnn_patches": ("--data.init_args.max_per_class", "40", "--data.init_args.batch_size", 16)}
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 @pytest.mark.parametrize("config", TRAININGS, ids=lambda path: path.stem)
 def test_demo_in_a_few_steps(config: Path, command_line: CommandLine) -> None:
     words = ("--config", config, *FAST, *FEW.get(config.stem, ()))
@@ -51,7 +51,7 @@ AUTOENCODERS = [
 ]
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 @pytest.mark.parametrize("config", AUTOENCODERS, ids=["hvae_digits", "hvae_mnist5k"])
 def test_autoencoder_in_a_few_steps(config: Path, command_line: CommandLine) -> None:
     words = ("--config", config, *FAST)
@@ -84,7 +84,7 @@ def findings(config: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 @pytest.mark.parametrize("config", STUDIES, ids=lambda path: path.stem)
 def test_study_in_a_few_steps(config: Path, command_line: CommandLine) -> None:
     shown = command_line.ok("multiplicity", "--config", config, *FAST, *SMALL)

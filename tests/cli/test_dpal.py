@@ -67,7 +67,7 @@ def test_recipes_are_those_of_the_spec() -> None:
             assert blocks["entropy"].make().noise_multiplier == pytest.approx(noise[name], rel=2e-4)
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["digits", pytest.param("text", marks=pytest.mark.slow)])
 def test_demo_in_a_few_steps(name: str, command_line: CommandLine) -> None:
     config = CONFIGS / f"demo/dpal_{name}.yaml"

@@ -28,7 +28,7 @@ def results(name: str) -> tuple[list[dict[str, str]], dict[str, Any], Path]:
     return rows, json.loads((path.parent / "summary.json").read_text()), path.parent
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 @pytest.mark.parametrize("name", FITS)
 def test_training_demos_in_a_few_steps(name: str, command_line: CommandLine) -> None:
     callback = "--trainer.callbacks.figures"
@@ -41,7 +41,7 @@ def test_training_demos_in_a_few_steps(name: str, command_line: CommandLine) -> 
     assert (folder / "extremes.png").is_file() == dashboard
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 @pytest.mark.parametrize("name", SCORINGS)
 def test_scoring_demos_on_some_samples(name: str, command_line: CommandLine) -> None:
     few = ("--max_samples", "200", "--figures", "false", "--baselines", "[el2n]")

@@ -152,6 +152,7 @@ def test_fast_dev_run_leaves_nothing_behind(command_line: CommandLine) -> None:
     assert list(Path("runs").rglob("*")) == [] if Path("runs").exists() else True
 
 
+@pytest.mark.whole
 def test_csv_and_wandb_fragments(
     command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +195,7 @@ class Line(LightningModule):
 """
 
 
+@pytest.mark.whole
 def test_console_script_trains_a_module_of_the_current_folder(tmp_path: Path) -> None:
     """A class of another project, with its own loader and without a data module."""
     (tmp_path / "their_module.py").write_text(MODULE)

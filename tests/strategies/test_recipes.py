@@ -223,7 +223,7 @@ def test_trivialized_centres_are_ordinary_parameters():
     assert not any(isinstance(p, ManifoldParameter) for p in net.parameters())
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 @pytest.mark.parametrize("name", DEMOS)
 def test_demo_in_a_few_steps(name, command_line):
     config = CONFIGS / f"demo/{name}.yaml"

@@ -213,7 +213,7 @@ def test_demos_are_alike(name):
     assert config["data"]["init_args"]["batch_size"] * processes == 256
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 def test_demo_in_a_few_steps(command_line):
     config = CONFIGS / "demo/dpsgd_digits.yaml"
     fast = ("--config", CONFIGS / "base/fast.yaml", "--trainer.enable_progress_bar", "false")

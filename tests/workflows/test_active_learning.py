@@ -31,6 +31,8 @@ from lightning_priv.data import ActivePool, LabelFolder
 from lightning_priv.errors import ConfigurationError, LabelsPendingError, OracleError
 from lightning_priv.workflows.active_learning import Options, RoundTraining, run
 
+pytestmark = pytest.mark.whole
+
 NAMES = ("round", "labelled", "train/loss", "test/accuracy", "test/loss", "steps")
 
 

@@ -22,6 +22,8 @@ from lightning_priv.workflows.active_learning import (
     to_compare,
 )
 
+pytestmark = pytest.mark.whole
+
 COMPARE = {"Random": Random(), "Entropy": Entropy(), "BADGE": BADGE(), "KCenter": KCenter()}
 
 

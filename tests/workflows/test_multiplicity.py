@@ -21,6 +21,8 @@ from lightning_priv.models import Classifier, EnsembleModule
 from lightning_priv.nn import MLP
 from lightning_priv.workflows.multiplicity.plan import Variation, planned_sets
 
+pytestmark = pytest.mark.whole
+
 
 def config(name: str = "study.yaml", data: dict[str, Any] | None = None, **keys: Any) -> Path:
     """Three members of an MLP on the digits: 9 batches in 2 epochs."""

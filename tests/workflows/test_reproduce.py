@@ -143,6 +143,7 @@ def test_one_failure_does_not_stop_the_rest(
     assert "failed: gamma" in Path("runs/reproduce/small/report.html").read_text()
 
 
+@pytest.mark.whole
 def test_missing_data_are_said_once_with_the_offline_form(command_line: CommandLine) -> None:
     outcome = command_line.run("reproduce", "hcnn", "--only", "cifar10/[el]", "--format", "csv")
     assert outcome.code == 1
@@ -225,7 +226,7 @@ def test_a_damaged_state_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
         Runner(Path("nowhere"), Path("out")).planned(TRAINING)
 
 
-@pytest.mark.demo
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "paper",
     [

@@ -23,6 +23,8 @@ from lightning_priv.nn import MLP
 from lightning_priv.trainer import PrivacyTrainer
 from lightning_priv.workflows import sample_information
 
+pytestmark = pytest.mark.whole
+
 FEW = ("--max_samples", "150", "--figures", "false", "--baselines", "[el2n]")
 
 
