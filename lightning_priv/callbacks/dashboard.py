@@ -12,9 +12,9 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from lightning_priv.files import write_atomically
 from lightning_priv.reports.comparison import Evidence, read_run
-from lightning_priv.reports.comparison.compare import NUMBERS, run_table
 from lightning_priv.reports.comparison.groups import CURVES
 from lightning_priv.reports.comparison.page import runs_html
+from lightning_priv.reports.comparison.rows import NUMBERS, run_table
 from lightning_priv.reports.figures import confusion_matrix, learning_curves
 from lightning_priv.reports.panels import GROUPS
 from lightning_priv.reports.tables import Table

@@ -1,40 +1,17 @@
 """The calculator ``report``: runs side by side."""
 
-import math
-from collections.abc import Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
 from lightning_priv.errors import ConfigurationError
 from lightning_priv.files import write_atomically
-from lightning_priv.reports.comparison.evidence import Run
+from lightning_priv.reports.comparison.page import runs_html
 from lightning_priv.reports.comparison.read import find_runs
-from lightning_priv.reports.tables import Cell, Table, rounded_up
+from lightning_priv.reports.comparison.rows import NUMBERS, run_table, shown
+from lightning_priv.reports.tables import Table
 from lightning_priv.reports.workspace import save_workspace
 
-__all__ = ["privacy_points", "report", "run_table", "shown"]
-
-#: Numbers of the table, in its order, unless others are asked for.
-NUMBERS = (
-    "test/accuracy",
-    "val/accuracy",
-    "privacy/epsilon",
-    "privacy/delta",
-    "risk/psnr",
-    "risk/identification",
-    "multiplicity/members",
-    "multiplicity/unanimous_coverage",
-    "multiplicity/coverage",
-    "multiplicity/selective_risk",
-    "lsi/mean",
-    "audit/mu",
-    "audit/*/psnr",
-    "audit/noise_flags",
-    "active/labelled",
-    "active/round",
-    "active/test_accuracy",
-)
+__all__ = ["report"]
 
 
 def report(
@@ -71,8 +48,6 @@ def report(
             f"{', '.join(have) or 'none'}"
         )
     if out is not None:
-        from lightning_priv.reports.comparison.page import runs_html
-
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, runs_html(found, table))
     text = (_readable(table) if format in ("table", "markdown") else table).render(format)
@@ -85,40 +60,6 @@ def report(
     return text
 
 
-def run_table(runs: Sequence[Run], numbers: Sequence[str]) -> Table:
-    """One row a run, one column for each number that a run has.
-
-    Args:
-        runs: what was read.
-        numbers: names or patterns, in the order of the columns.
-    """
-    have = sorted({key for run in runs for key in run.numbers})
-    keys = list(dict.fromkeys(k for pattern in numbers for k in have if fnmatch(k, pattern)))
-    rows: list[list[Cell]] = [
-        [run.name, *(run.numbers[k].value if k in run.numbers else None for k in keys)]
-        for run in runs
-    ]
-    return Table(["run", *keys], rows)
-
-
-def shown(key: str, value: Cell) -> Cell:
-    """The value as people are to read it: epsilon is never rounded down."""
-    if key == "privacy/epsilon" and isinstance(value, float) and math.isfinite(value):
-        return rounded_up(value, 4)
-    return value
-
-
 def _readable(table: Table) -> Table:
     rows = [[shown(k, v) for k, v in zip(table.columns, row, strict=True)] for row in table.rows]
     return Table(table.columns, rows, table.title)
-
-
-def privacy_points(runs: Sequence[Run]) -> list[tuple[float, float, float]]:
-    """Points (epsilon, test accuracy, 0) of the runs that have both numbers."""
-    points = []
-    for run in runs:
-        pair = [run.numbers.get(key) for key in ("privacy/epsilon", "test/accuracy")]
-        values = [e.value for e in pair if e is not None and isinstance(e.value, (int, float))]
-        if len(values) == 2 and values[0] > 0 and math.isfinite(values[1]):
-            points.append((float(values[0]), float(values[1]), 0.0))
-    return points

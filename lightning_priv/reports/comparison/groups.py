@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lightning_priv.reports.comparison.evidence import Run
+from lightning_priv.reports.comparison.rows import shown
 from lightning_priv.reports.html import cell_text, figure_image, picture, plain
 from lightning_priv.reports.panels import GROUPS, Chart, Group, group_of
 
@@ -111,8 +112,6 @@ def _number(text: str | None) -> float:
 
 
 def _cards(group: Group, run: Run) -> str:
-    from lightning_priv.reports.comparison.compare import shown
-
     cards = "".join(
         f"<div class=card><b>{cell_text(shown(key, run.numbers[key].value))}</b>"
         f"<span>{plain(key)}</span></div>"

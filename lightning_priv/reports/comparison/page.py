@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_priv import __version__
-from lightning_priv.reports.comparison.compare import privacy_points, shown
 from lightning_priv.reports.comparison.evidence import Run
 from lightning_priv.reports.comparison.groups import groups_html, media_of
+from lightning_priv.reports.comparison.rows import privacy_points, shown
 from lightning_priv.reports.html import cell_text, document, figure_image, picture, plain
 from lightning_priv.reports.privacy import accuracy_against_epsilon
 from lightning_priv.reports.tables import Table

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from lightning_priv.reports.comparison import read_run
-from lightning_priv.reports.comparison.compare import NUMBERS, run_table
 from lightning_priv.reports.comparison.groups import groups_html, media_of, series_of
 from lightning_priv.reports.comparison.page import runs_html
+from lightning_priv.reports.comparison.rows import NUMBERS, run_table
 from lightning_priv.reports.panels import GROUPS
 
 LOG = """\
