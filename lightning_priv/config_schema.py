@@ -181,6 +181,9 @@ class _Maker:
             return _any_of(made or [{"type": "string"}, self._a_class([])])
         if inspect.isclass(kind) and issubclass(kind, Enum):
             return {"enum": [member.name for member in kind]}
+        for simple in (int, float, str):  # numbers of a range: PositiveInt and the like
+            if inspect.isclass(kind) and issubclass(kind, simple):
+                return self.of_type(simple)
         if inspect.isclass(kind) and kind is not object and kind is not inspect.Parameter.empty:
             return self._of_class(kind)
         return {}

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import Module
@@ -333,13 +334,13 @@ class PrivacyTrainer(Trainer):
         mu: list[float] = [1, 2, 4, 8, 16, 32],  # noqa: B006  never changed; the help shows it
         epsilon: list[float] | None = None,
         methods: list[Reconstructor] | None = None,
-        targets: int = 16,
-        batch_size: int = 512,
+        targets: PositiveInt = 16,
+        batch_size: PositiveInt = 512,
         delta: float = 1e-5,
         kappa: float = 0.1,
         known_norm: bool = True,
         references: Literal["train", "samples", "none"] = "train",
-        max_references: int = 5000,
+        max_references: PositiveInt = 5000,
         classifier: Module | None = None,
         perceptual: Module | None = None,
         other_priors: dict[str, str] | None = None,

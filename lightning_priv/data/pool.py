@@ -17,6 +17,7 @@ from .pool_journal import PoolJournal
 from .pool_loading import (
     first_labels,
     labelled_loader,
+    require_labels,
     scoring_loader,
     scoring_set,
     template_of,
@@ -86,6 +87,7 @@ class ActivePool(PoolBooks):
         ):
             if isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value}: give a whole number of at least {least}")
+        require_labels(initial)
         if serve not in ("labelled", "all"):
             raise ValueError(f"serve={serve!r}: give 'labelled' or 'all'")
         if isinstance(oracle, str) and oracle != "dataset":

@@ -26,6 +26,7 @@ from .splits import stratified_split
 __all__ = [
     "first_labels",
     "labelled_loader",
+    "require_labels",
     "scoring_loader",
     "scoring_set",
     "template_of",
@@ -94,19 +95,23 @@ def template_of(base: LightningDataModule) -> "DataLoader[Any]":
     return loader
 
 
+def require_labels(initial: int | list[int] | str) -> None:
+    """Raise ConfigurationError if ``initial`` names a file that is not there."""
+    if isinstance(initial, str) and not Path(initial).is_file():
+        raise ConfigurationError(
+            f"initial={initial!r}: there is no such file; give one with one index a line"
+        )
+
+
 def first_labels(
     dataset: Any, initial: int | list[int] | str, stratified: bool, state: PoolState
 ) -> list[int]:
     """Indices of the samples that are labelled at the start; see ``ActivePool``."""
     n = state.size
     if isinstance(initial, str):
-        path = Path(initial)
-        if not path.is_file():
-            raise ConfigurationError(
-                f"initial={initial!r}: there is no such file; give one with one index a line"
-            )
+        require_labels(initial)
         try:
-            words = path.read_text(encoding="utf-8").split()
+            words = Path(initial).read_text(encoding="utf-8").split()
             ids = [int(word) for word in words if word != "index"]
         except ValueError as error:
             raise ConfigurationError(

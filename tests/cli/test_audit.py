@@ -116,9 +116,11 @@ def test_what_does_not_fit_is_refused_in_one_line(command_line: CommandLine) -> 
                             "--allow_overlap", "true")  # fmt: skip
     assert "two attacks have one name" in same.err
     # before a prior is trained
-    for option, value in (
-        *(("--targets", 0), ("--kappa", 1), ("--delta", 0), ("--mu", "[0]"), ("--epsilon", "[-1]")),
-    ):
+    for option in ("--targets", "--batch_size", "--max_references"):
+        wrong = command_line.run(*words, option, 0)  # before anything is made
+        assert wrong.code == 2
+        assert f'"{option[2:]}"' in wrong.err
+    for option, value in (("--kappa", 1), ("--delta", 0), ("--mu", "[0]"), ("--epsilon", "[-1]")):
         wrong = command_line.run(*words, option, value)
         assert wrong.code == 1
         assert f"{option[2:]}=" in wrong.err
