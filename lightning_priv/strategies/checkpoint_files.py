@@ -9,10 +9,11 @@ from typing import Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
-from lightning_priv.files import read_checkpoint, save_tensors
+from lightning_priv.files import read_checkpoint, read_tensors, save_tensors
 
 __all__ = ["CheckpointFiles"]
 
+_HANDED_OVER = ".temp.ckpt"  # weights alone, by which spawned processes bring them home
 _REMEDY = "resume from an earlier checkpoint (--ckpt_path FILE), or start anew"
 
 
@@ -62,4 +63,6 @@ class CheckpointFiles(TorchCheckpointIO):
                 path, map_location, weights_only=not trusted
             )
 
+        if Path(path).name == _HANDED_OVER:
+            return dict(read_tensors(path, load=load))
         return dict(read_checkpoint(path, remedy=_REMEDY, load=load))
