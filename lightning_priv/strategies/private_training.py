@@ -53,7 +53,6 @@ class PrivateTraining(SelectingAccount):
     def __init__(self, settings: PrivacySettings, **base: Any) -> None:
         super().__init__(settings, **base)
         self._probed = "not run"
-        self._log_folder = Path()
         self._batch: Drawn | None = None
         self._step: LogicalStep | None = None
         self._guards: list[RemovableHandle] = []
@@ -167,8 +166,7 @@ class PrivateTraining(SelectingAccount):
                 f"DP-SGD: delta {self.delta:.3g} is above 1/N: a mechanism that publishes a record "
                 "outright would pass; take delta: auto, or less than 1/N"
             )
-        # asked for now, because all ranks have to ask
-        self._log_folder = Path(self._trainer.log_dir or self._trainer.default_root_dir)
+        self.find_log_folder()
         self._plan()
         s = self.settings
         if s.deterministic:

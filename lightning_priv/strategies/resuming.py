@@ -50,6 +50,7 @@ class ResumableAccount(AccountView, Strategy):
         self._block: dict[str, Any] | None = None
         self._held: RunLock | None = None
         self._resumed = False  # by this fit, with all that was lost
+        self._log_folder = Path()
 
     @property
     def checkpoint_io(self) -> CheckpointIO:
@@ -75,7 +76,12 @@ class ResumableAccount(AccountView, Strategy):
                 self.resume(self._block)
                 self._charge_abandoned(self._block, made_here)
                 self._resumed = True
+                self.find_log_folder()  # where the report goes if there is nothing left to train
         return checkpoint
+
+    def find_log_folder(self) -> None:
+        """Ask where the report goes; all ranks have to ask, and so not when one may have died."""
+        self._log_folder = Path(self._trainer.log_dir or self._trainer.default_root_dir)
 
     def _require_same_training(self, block: dict[str, Any], made_here: Counter[Cost]) -> None:
         """Refuse to drop steps of a training that the checkpoint does not know of."""

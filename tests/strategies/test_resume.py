@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from private_kit import (
     REPEATABLE,
     SmallModule,
@@ -305,3 +306,14 @@ def test_a_run_that_died_between_its_last_step_and_its_report():
     assert report["ledger"]["charges"] == whole["ledger"]["charges"] == 12
     assert ledger.read_bytes() == lines
     assert not any("no ledger was kept" in said for said in report["not_covered"])
+
+
+def test_a_late_report_lies_beside_the_log():
+    trainer, _ = fit(private(report="auto"), max_epochs=1, logger=CSVLogger("logs"))
+    trainer.save_checkpoint("end.ckpt")
+    late, _ = fit(
+        private(report="auto"), max_epochs=1, logger=CSVLogger("logs"), ckpt_path="end.ckpt"
+    )
+    assert late.log_dir != trainer.log_dir
+    assert (Path(late.log_dir) / "dp_report.json").is_file()
+    assert not Path("dp_report.json").exists()
