@@ -117,11 +117,14 @@ def read_labels(folder: Path) -> dict[int, str]:
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
+        columns = reader.fieldnames
         rows = list(reader)
-    if not {"index", "label"} <= set(reader.fieldnames or ()):
+    if columns is None:  # empty: somebody begins to write it
+        return []
+    if not {"index", "label"} <= set(columns):
         raise OracleError(
-            f"{path} has the columns {', '.join(reader.fieldnames or ()) or 'none'}; needed are "
-            "index and label, separated by commas"
+            f"{path} has the columns {', '.join(columns) or 'none'}; needed are index and label, "
+            "separated by commas"
         )
     wrong = [row["index"] for row in rows if not (row["index"] or "").strip().isdigit()]
     if wrong:

@@ -10,6 +10,7 @@ from active_kit import ready
 
 from lightning_priv.acquisition import Query
 from lightning_priv.data import LabelFolder
+from lightning_priv.data.oracles import read_labels
 from lightning_priv.errors import LabelsPendingError, OracleError
 
 IDS = (4, 9, 7)
@@ -93,3 +94,8 @@ def test_a_folder_of_another_run():
 def test_arguments():
     with pytest.raises(ValueError, match="poll above 0"):
         LabelFolder("labels", poll=0)
+
+
+def test_a_file_that_somebody_begins_to_write_has_no_labels_yet(tmp_path):
+    (tmp_path / "new.csv").write_text("")
+    assert read_labels(tmp_path) == {}
