@@ -31,7 +31,7 @@ def problems(words: list[str]) -> Iterator[str]:
     """
     for word in words[1:]:
         option, _, value = word.rpartition("=")
-        if (value or option).lower() in ("nan", ".nan") and not word.startswith("-n"):
+        if (value or option).lower() in ("nan", ".nan"):
             yield f"{option or 'an option'} is nan, which is no number; give one"
     comments = any(w.startswith("--print_config") and "comments" in w for w in words)
     if comments and (find_spec("ruamel") is None or find_spec("ruamel.yaml") is None):

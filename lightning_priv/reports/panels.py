@@ -34,7 +34,7 @@ class Group:
         title: heading.
         prefixes: first parts of the names that belong to it.
         charts: its curves.
-        scalars: numbers that are shown large; patterns.
+        scalars: names of numbers that are shown large.
         step: logged number on the horizontal axis; else the training step.
         media: figures, images and tables by which W&B finds them.
     """
@@ -146,8 +146,11 @@ GROUPS: tuple[Group, ...] = (
             Chart("Curvature parameter", ("lorentz/k", "lorentz/k_*")),
             Chart("Spread", ("lorentz/*/spread",)),
         ),
-        ("lorentz/k",),
-        media=("lorentz/radius", "latent/disk", "latent/reconstruction", "latent/samples",
+        ("lorentz/k", "lorentz/few_shot_accuracy", "lorentz/outlier_auroc",
+         "lorentz/hierarchy_p_value", "lorentz/radius_confidence"),
+        media=("lorentz/radius", "lorentz/hierarchy", "lorentz/superclasses", "lorentz/disk",
+               "lorentz/umap", "lorentz/delta", "latent/disk", "latent/radius",
+               "latent/reconstruction", "latent/samples",
                "latent/interpolation"),
     ),
 )  # fmt: skip
