@@ -151,6 +151,9 @@ def test_the_demo_of_a_private_run(command_line: CommandLine) -> None:
         *("fit", "--config", CONFIGS / "demo/audit_dp_run.yaml", *QUIET),
         *("--trainer.max_steps", 6, "--trainer.callbacks.init_args.prior", prior),
         *("--trainer.callbacks.init_args.methods", ATTACKS),
+        # fresh noise leaves an interval of 95 % once in twenty runs
+        *("--trainer.strategy.init_args.deterministic", True),
+        *("--trainer.strategy.init_args.seed", 0),
     )
     folder = Path("runs/audit_dp_run/version_0/audit")
     facts = json.loads((folder / "summary.json").read_text())
@@ -183,7 +186,7 @@ def test_priors_of_other_pictures_in_a_few_steps(
     root = Path(f"runs/audit_{name}")
     facts = json.loads((root / "audit/summary.json").read_text())
     assert f", shape {shape}, " in facts["facts"]["targets"]
-    assert facts["facts"]["prior"].startswith("trained here")
+    assert facts["facts"]["prior"].startswith(f"{root}/prior")
     assert facts["facts"]["prior's training data"].endswith("none of the targets among them")
     weights = root / "prior/unet/diffusion_pytorch_model.safetensors"
     before = weights.stat().st_mtime_ns

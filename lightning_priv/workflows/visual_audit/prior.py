@@ -62,6 +62,7 @@ def ready_prior(
         model.save_pretrained(folder)
         content = {"key": key, "model": str(dict(model.hparams))}
         write_atomically(folder / _KEY, json.dumps(content, indent=1))
+        model.path = str(folder)  # a report reads the same whether it was trained now or before
     return model
 
 
