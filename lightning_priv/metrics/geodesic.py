@@ -44,7 +44,7 @@ class _Points(Metric):
         self.numbers.append(numbers.detach().long())
 
     def _all(self) -> tuple[Tensor, Tensor]:
-        if not self.points:
+        if len(self.points) == 0:  # a list, or one tensor once processes have joined
             raise RuntimeError(f"{type(self).__name__} has no points yet; call update first")
         return dim_zero_cat(self.points), dim_zero_cat(self.numbers)
 

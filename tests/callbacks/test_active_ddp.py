@@ -6,34 +6,13 @@ import os
 import pytest
 import torch
 from active_kit import Blobs, history, model, pool, trainer
+from in_pool import InPool
 from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_priv.acquisition import BADGE, TargetStop
 from lightning_priv.callbacks import ActiveLearning
-
-
-class InPool(LightningEnvironment):
-    """The processes of the pool, joined already."""
-
-    def __init__(self, rank, size):
-        super().__init__()
-        self._rank, self._size = rank, size
-
-    @property
-    def creates_processes_externally(self):
-        return True
-
-    def world_size(self):
-        return self._size
-
-    def global_rank(self):
-        return self._rank
-
-    def local_rank(self):
-        return self._rank
 
 
 class Disagreeing(LightningModule):

@@ -8,7 +8,9 @@ import types
 import numpy as np
 import pytest
 import torch
+from in_pool import InPool
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_priv import functional as fn
 from lightning_priv.callbacks import AdversarialEvaluation, FeatureQuality, HierarchyPictures
@@ -214,3 +216,31 @@ def test_umap_keeps_clusters_apart():
     distances = fn.pairwise_distance(points, points)
     distances.fill_diagonal_(torch.inf)
     assert (labels[distances.argmin(1)] == labels).float().mean() > 0.95
+
+
+def _two_processes(rank, folder):
+    callbacks = [
+        FeatureQuality(3, outliers=LFWFaces(batch_size=50), max_samples=200),
+        HierarchyPictures(PAIRS, groupings=30),
+    ]
+    options = {"devices": 2, "strategy": DDPStrategy(), "plugins": [InPool(rank)]}
+    result = run_on(callbacks, network(), Digits(batch_size=64), folder, **options)
+    return {name: float(value) for name, value in result.items()}
+
+
+@pytest.mark.ddp
+def test_two_processes_score_as_one(gloo_pool, tmp_path):
+    one = run_on(
+        [FeatureQuality(3, outliers=LFWFaces(batch_size=50), max_samples=400)],
+        network(),
+        Digits(batch_size=64),
+        tmp_path,
+    )
+    both = gloo_pool.run(_two_processes, str(tmp_path))
+    for found in both:
+        for name in ("retrieval_recall", "retrieval_map_r", "outlier_auroc"):
+            # batches of other sizes round differently
+            assert found[f"lorentz/{name}"] == pytest.approx(one[f"lorentz/{name}"], abs=1e-2)
+        assert 0 < found["lorentz/few_shot_accuracy"] <= 1
+    assert both[0]["lorentz/radius_superclasses"] > 0  # drawn by one process, of its own samples
+    assert list(tmp_path.rglob("hierarchy.png"))

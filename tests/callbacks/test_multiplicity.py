@@ -409,29 +409,14 @@ def test_one_output_is_two_classes() -> None:
 
 def joined_trainer(rank: int, world: int, folder: str, callback: pl.Callback) -> pl.Trainer:
     """The Trainer of one of the processes that another program joined."""
-    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from in_pool import InPool
     from lightning.pytorch.strategies import DDPStrategy
 
-    class Joined(LightningEnvironment):
-        creates_processes_externally = True
-
-        def global_rank(self) -> int:
-            return rank
-
-        def local_rank(self) -> int:
-            return rank
-
-        def world_size(self) -> int:
-            return world
-
-        def set_world_size(self, size: int) -> None: ...
-
-        def set_global_rank(self, rank: int) -> None: ...
-
+    environment = InPool(rank, world)
     return trainer(
         callback,
         devices=world,
-        strategy=DDPStrategy(cluster_environment=Joined(), process_group_backend="gloo"),
+        strategy=DDPStrategy(cluster_environment=environment, process_group_backend="gloo"),
         default_root_dir=folder,
     )
 

@@ -8,32 +8,11 @@ import pytest
 import torch
 from dpal_kit import PLAN, RECORDS, Counting, learn, pool_of, private, queries, strategy_arguments
 from gloo_pool import GlooPool
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from in_pool import InPool
 
 from lightning_priv.strategies import DPSGDDDPStrategy
 
 pytestmark = pytest.mark.ddp
-
-
-class InPool(LightningEnvironment):
-    """The processes of the pool, joined already."""
-
-    def __init__(self, rank, size):
-        super().__init__()
-        self._rank, self._size = rank, size
-
-    @property
-    def creates_processes_externally(self):
-        return True
-
-    def world_size(self):
-        return self._size
-
-    def global_rank(self):
-        return self._rank
-
-    def local_rank(self):
-        return self._rank
 
 
 def learn_on(rank, folder, size, settings):

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from gloo_pool import GlooPool
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from in_pool import InPool
 from private_kit import REPEATABLE
 from torch import nn
 
@@ -19,27 +19,6 @@ from lightning_priv.nn.leak import LeakLayer
 from lightning_priv.strategies import DPSGDDDPStrategy, DPSGDStrategy
 
 pytestmark = pytest.mark.ddp
-
-
-class InPool(LightningEnvironment):
-    """The two processes of the pool, joined already."""
-
-    def __init__(self, rank: int) -> None:
-        super().__init__()
-        self._rank = rank
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        return True
-
-    def world_size(self) -> int:
-        return 2
-
-    def global_rank(self) -> int:
-        return self._rank
-
-    def local_rank(self) -> int:
-        return self._rank
 
 
 class Attacked(pl.LightningModule):

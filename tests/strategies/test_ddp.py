@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from in_pool import InPool
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from private_kit import (
     REPEATABLE,
     Gradients,
@@ -31,27 +31,6 @@ from lightning_priv.errors import PrivacyError
 from lightning_priv.strategies import DPSGDDDPStrategy, DPSGDStrategy
 
 pytestmark = pytest.mark.ddp
-
-
-class InPool(LightningEnvironment):
-    """The two processes of the pool, joined already."""
-
-    def __init__(self, rank):
-        super().__init__()
-        self._rank = rank
-
-    @property
-    def creates_processes_externally(self):
-        return True
-
-    def world_size(self):
-        return 2
-
-    def global_rank(self):
-        return self._rank
-
-    def local_rank(self):
-        return self._rank
 
 
 def fit_on(rank, folder, strategy, **kwargs):
